@@ -1,0 +1,1 @@
+//! Faults under access give `HostFault` and nothing worse.
