@@ -261,9 +261,10 @@ impl Insn {
             (CpuMode::Bits32, true) | (CpuMode::Bits16, false) => 48,
         };
         insn.mem.shift = addr32_16;
-        let seg = i.segment_prefix();
-        if seg != Register::None {
-            insn.mem.seg = register_index(seg);
+        let seg = segment_override(i, mode);
+        insn.prefixes.set(Prefixes::SEG, seg.is_some());
+        if let Some(seg) = seg {
+            insn.mem.seg = seg;
         }
 
         let count = i.op_count();
@@ -472,7 +473,6 @@ impl Insn {
 
     fn memory(&mut self, i: &Instruction, next_ip: u64) {
         let mem = &mut self.mem;
-        mem.seg = register_index(i.memory_segment());
         mem.size = i.memory_size().size() as u16;
         mem.scale = i.memory_index_scale().trailing_zeros() as u8;
         mem.disp = i.memory_displacement64();
@@ -480,6 +480,13 @@ impl Insn {
         let index = i.memory_index();
         match base {
             Register::None => {}
+            // SDM vol. 1, 3.7.4: the stack segment is the default with these.
+            Register::BP | Register::EBP | Register::ESP | Register::RBP | Register::RSP => {
+                mem.base = register_index(base);
+                if !self.prefixes.contains(Prefixes::SEG) {
+                    mem.seg = Seg::Ss as u8;
+                }
+            }
             Register::RIP => {
                 mem.base = REG_RIP;
                 mem.disp = mem.disp.wrapping_sub(next_ip);
@@ -500,7 +507,7 @@ impl Insn {
     }
 }
 
-/// F0, F2, F3 and segment overrides as iced saw them (it drops those that select an opcode or have no effect);
+/// F0, F2 and F3 as iced saw them (it drops those that select an opcode);
 /// 66 and 67 from the bytes, which iced folds into `code` and the operands.
 fn prefixes(i: &Instruction, raw: &[u8], mode: CpuMode) -> Prefixes {
     let mut p = Prefixes::empty();
@@ -517,8 +524,17 @@ fn prefixes(i: &Instruction, raw: &[u8], mode: CpuMode) -> Prefixes {
     p.set(Prefixes::LOCK, i.has_lock_prefix());
     p.set(Prefixes::REP, i.has_rep_prefix());
     p.set(Prefixes::REPNE, i.has_repne_prefix());
-    p.set(Prefixes::SEG, i.has_segment_prefix());
     p
+}
+
+/// The segment that a prefix chooses. In 64-bit mode only FS and GS count (SDM vol. 1, 3.7.4).
+fn segment_override(i: &Instruction, mode: CpuMode) -> Option<u8> {
+    let seg = i.segment_prefix();
+    if seg == Register::None {
+        return None;
+    }
+    let number = register_index(seg);
+    (mode != CpuMode::Bits64 || number >= Seg::Fs as u8).then_some(number)
 }
 
 /// The number of a register as [`Insn::r`] has it; 0 for none.

@@ -9,7 +9,12 @@
 //! caller brings the bytes.
 
 pub mod attrs;
+pub mod block;
 pub mod insn;
+pub mod validity;
 
+pub use attrs::{Attr, Attrs, FlagUse, MemAccess, attrs, flag_use};
+pub use block::{Block, BlockEnd, NeedsMoreBytes, decode_block, decode_one};
 pub use iced_x86::Code;
 pub use insn::{CpuMode, Form, Insn, Mem, OperandKind, Prefixes};
+pub use validity::{Context, CpuidSet, Protection, Vendor};
