@@ -1,1 +1,41 @@
-//! 
+//! The software processor: interpreter, events, interrupt controllers and clocks.
+//!
+//! A [`Processor`] is one vCPU with its engine; [`Vm`] is what vCPUs share. [`Processor::run`] executes
+//! the guest until an [`exit::Exit`] must be told. Nothing here names a `kvm_*` type: the layer above
+//! converts. Nothing here reads or writes an spte: that is `softmmu`'s.
+//!
+//! | read | for |
+//! |---|---|
+//! | [`vcpu`] | the registers, and what is derived from them |
+//! | [`mem`] | how an instruction reaches memory |
+//! | [`interp`] | a handler for each instruction |
+//! | [`run`] | the loop: events, execute, exit |
+//! | [`inject`] | delivery of an event |
+//! | [`io`] | an instruction that needs the outside in the middle |
+//! | [`host`] | time, chance and the outside world, behind one trait |
+
+pub mod block;
+pub mod cpuid;
+pub mod event;
+pub mod exit;
+pub mod host;
+pub mod host_cpu;
+pub mod inject;
+pub mod interp;
+pub mod io;
+pub mod irq;
+pub mod mem;
+pub mod msr;
+pub mod run;
+pub mod state;
+pub mod stats;
+pub mod vcpu;
+pub mod vm;
+pub mod vm_clock;
+pub mod xstate;
+
+pub use exit::{Exit, InternalError, Stop};
+pub use host::Host;
+pub use run::{GuestDebug, Processor};
+pub use vcpu::Vcpu;
+pub use vm::Vm;

@@ -1,0 +1,630 @@
+//! The run loop: events, execute, exit.
+//!
+//! [`Processor::run`] alternates two phases. *Between* instructions it takes
+//! requests from other threads, drains queued writes, polls timers and delivers
+//! at most one event, in the SDM's order of priority (vol. 3A, table 6-2).
+//! *Inside*, it executes decoded blocks until something asks for attention.
+//! Every exit passes here, and every safe point is the boundary between the two.
+
+use crate::block::BlockCache;
+use crate::event::{Activity, Event, EventKind, Shadow};
+use crate::exit::{Direction, Exit, InternalError, Stop};
+use crate::io::{Request, Write};
+use crate::vcpu::*;
+use softmmu::{Exclusive, Requests};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use x86_arch::control::{BreakpointKind, Dr6, Dr7};
+use x86_arch::{Exception, Rflags, Seg, Vector};
+
+/// Instructions between two looks at the clock when nothing else asks for attention.
+const QUANTUM: u64 = 4096;
+
+/// What user space asked of single stepping and breakpoints (KVM_SET_GUEST_DEBUG).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GuestDebug {
+    /// Exit after each instruction.
+    pub single_step: bool,
+    /// INT3 exits to user space instead of raising #BP.
+    pub software_breakpoints: bool,
+    /// DR0 to DR3 and DR7 of user space replace the guest's.
+    pub hardware: Option<([u64; 4], u64)>,
+}
+
+/// A vCPU with the engine that executes it.
+pub struct Processor {
+    /// The registers and all else that handlers see.
+    pub vcpu: Vcpu,
+    blocks: BlockCache,
+    /// User space wants to know when an interrupt can be delivered.
+    pub request_interrupt_window: bool,
+    /// What KVM_SET_GUEST_DEBUG asked for.
+    pub debug: GuestDebug,
+    /// An instruction was interrupted by a request to the outside and must be restarted first.
+    restarting: bool,
+}
+
+impl Processor {
+    /// An engine around a vCPU.
+    pub fn new(vcpu: Vcpu) -> Processor {
+        Processor {
+            vcpu,
+            blocks: BlockCache::new(),
+            request_interrupt_window: false,
+            debug: GuestDebug::default(),
+            restarting: false,
+        }
+    }
+
+    /// Executes the guest until something must be told to the caller. With `bound`, at most so many
+    /// instructions are retired ([`Exit::Bound`] then).
+    pub fn run(&mut self, bound: Option<u64>) -> Exit {
+        if self.vcpu.vm.dead.load(Ordering::Relaxed) {
+            return defect();
+        }
+        let gate = self.vcpu.shared.gate.clone();
+        gate.enter();
+        let limit = bound.map_or(u64::MAX, |n| self.vcpu.hot.retired.saturating_add(n));
+        self.vcpu.enter_from_outside();
+        let exit = catch_unwind(AssertUnwindSafe(|| self.run_inside(limit))).unwrap_or_else(|_| {
+            self.vcpu.vm.dead.store(true, Ordering::Relaxed);
+            defect()
+        });
+        gate.leave();
+        match exit {
+            Exit::Io { .. } => self.vcpu.stats.io_exits += 1,
+            Exit::MmioRead { .. } | Exit::MmioWrite { .. } => self.vcpu.stats.mmio_exits += 1,
+            _ => {}
+        }
+        exit
+    }
+
+    /// Whether the last exit must be answered or drained before the state is consistent (KVM api, section 5, NOTE).
+    pub fn has_pending_io(&self) -> bool {
+        self.restarting || !self.vcpu.io.writes.is_empty() || self.vcpu.io.request.is_some()
+    }
+
+    /// The answer to [`Exit::Io`] (in) or [`Exit::MmioRead`]: the bytes read.
+    pub fn complete_io(&mut self, data: &[u8]) {
+        self.vcpu.io.answer(data);
+    }
+
+    /// The answer to [`Exit::MsrRead`], [`Exit::MsrWrite`] and [`Exit::Hypercall`]; `error` makes it #GP.
+    pub fn complete_value(&mut self, value: u64, error: bool) {
+        self.vcpu.io.msr_error = error;
+        self.vcpu.io.answer(&value.to_le_bytes());
+    }
+
+    /// Completes what the last exit left: drains writes, executes the instruction whose answers are there,
+    /// and nothing else (KVM_RUN with `immediate_exit`). `None`: nothing is left.
+    pub fn complete_pending(&mut self) -> Option<Exit> {
+        if !self.has_pending_io() {
+            return None;
+        }
+        let gate = self.vcpu.shared.gate.clone();
+        gate.enter();
+        self.vcpu.enter_from_outside();
+        let exit = catch_unwind(AssertUnwindSafe(|| {
+            while self.restarting || !self.vcpu.io.writes.is_empty() {
+                if let Some(exit) = self.drain_writes() {
+                    return Some(exit);
+                }
+                if self.restarting
+                    && let Some(exit) = self.step()
+                {
+                    return Some(exit);
+                }
+            }
+            None
+        }))
+        .unwrap_or_else(|_| {
+            self.vcpu.vm.dead.store(true, Ordering::Relaxed);
+            Some(defect())
+        });
+        gate.leave();
+        exit
+    }
+
+    /// Drops all decoded blocks (a snapshot was loaded, CPUID changed).
+    pub fn forget_blocks(&mut self) {
+        self.blocks.clear();
+    }
+
+    fn run_inside(&mut self, limit: u64) -> Exit {
+        loop {
+            if let Some(exit) = self.between(limit) {
+                return exit;
+            }
+            let stepping = self.must_step();
+            let exit = if stepping { self.step() } else { self.execute(limit) };
+            if let Some(exit) = exit {
+                return exit;
+            }
+        }
+    }
+
+    // ---- between instructions ----------------------------------------------------------------
+
+    fn between(&mut self, limit: u64) -> Option<Exit> {
+        if let Some(exit) = self.take_requests() {
+            return Some(exit);
+        }
+        let attention = core::mem::take(&mut self.vcpu.hot.attention);
+        if attention & ATTENTION_CODE != 0 {
+            self.drop_changed_code();
+        }
+        if let Some(exit) = self.drain_writes() {
+            return Some(exit);
+        }
+        if self.restarting {
+            // The instruction was begun before any event that arrived meanwhile.
+            return None;
+        }
+        if self.vcpu.hot.retired >= limit {
+            return Some(Exit::Bound);
+        }
+        self.vcpu.poll_timers();
+        if self.vcpu.events.activity != Activity::Runnable || self.vcpu.events.init_pending {
+            if let Some(exit) = self.inactive() {
+                return Some(exit);
+            }
+        }
+        self.deliver_events()
+    }
+
+    /// Takes requests from other threads; parks while an exclusive section is wanted.
+    fn take_requests(&mut self) -> Option<Exit> {
+        let v = &mut self.vcpu;
+        if !v.shared.gate.pending() {
+            return None;
+        }
+        let gate = v.shared.gate.clone();
+        let bits = gate.take_requests();
+        v.mmu.apply_requests(bits);
+        if bits.contains(Requests::CODE) {
+            v.attend(ATTENTION_CODE);
+        }
+        if bits.contains(Requests::EVENT) {
+            v.attend(ATTENTION_EVENT);
+        }
+        if bits.contains(Requests::EXIT) {
+            return Some(Exit::Interrupted);
+        }
+        None
+    }
+
+    fn drop_changed_code(&mut self) {
+        for w in self.vcpu.mmu.take_code_writes() {
+            self.vcpu.stats.blocks_invalidated += self.blocks.invalidate(w.frame, w.granules);
+        }
+    }
+
+    /// One queued write, as an exit.
+    fn drain_writes(&mut self) -> Option<Exit> {
+        let w = self.vcpu.io.writes.pop_front()?;
+        Some(match w {
+            Write::Pio { port, size, count, data } => {
+                Exit::Io { direction: Direction::Out, size, port, count, data }
+            }
+            Write::Mmio { gpa, data, len } => Exit::MmioWrite { gpa, data, len },
+            Write::IoapicEoi { vector } => Exit::IoapicEoi { vector },
+            Write::SetTpr => Exit::SetTpr,
+        })
+    }
+
+    /// INIT, SIPI and HLT: waits until the vCPU is runnable, or says why it returns.
+    fn inactive(&mut self) -> Option<Exit> {
+        loop {
+            let v = &mut self.vcpu;
+            v.accept_init_and_sipi();
+            match v.events.activity {
+                Activity::Runnable => return None,
+                Activity::Halted => {
+                    if v.wakes_from_halt() {
+                        v.events.activity = Activity::Runnable;
+                        return None;
+                    }
+                    if !v.vm.has_irqchip() {
+                        // User space decides (KVM_EXIT_HLT); execution goes on behind the HLT.
+                        v.events.activity = Activity::Runnable;
+                        return Some(Exit::Hlt);
+                    }
+                }
+                Activity::Uninitialized | Activity::InitReceived => {}
+            }
+            let deadline = v.next_deadline();
+            if let Some(d) = deadline
+                && v.vm.host.skip_to(d)
+            {
+                v.poll_timers();
+                continue;
+            }
+            let gate = v.shared.gate.clone();
+            let now = v.now_ns();
+            let wait = deadline.map(|d| std::time::Duration::from_nanos(d.saturating_sub(now)));
+            gate.block(wait);
+            if let Some(exit) = self.take_requests() {
+                return Some(exit);
+            }
+            self.vcpu.poll_timers();
+        }
+    }
+
+    /// Delivers the event of highest priority that can be delivered now (SDM vol. 3A, table 6-2).
+    fn deliver_events(&mut self) -> Option<Exit> {
+        let v = &mut self.vcpu;
+        if v.events.triple_fault {
+            v.events.triple_fault = false;
+            return Some(Exit::Shutdown);
+        }
+        // An exception whose delivery was begun.
+        if let Some(e) = v.events.exception {
+            return self.deliver_exception(e);
+        }
+        let shadow = v.events.shadow;
+        if v.events.debug_trap != 0 && shadow != Shadow::MovSs {
+            let bits = core::mem::take(&mut v.events.debug_trap);
+            if let Some(exit) = self.guest_debug_exit(bits) {
+                return Some(exit);
+            }
+            let v = &mut self.vcpu;
+            v.raise_debug(bits);
+            return self.deliver_pending_exception();
+        }
+        if v.events.nmi_injected
+            || (v.events.nmi_pending > 0 && !v.events.nmi_masked && shadow == Shadow::None)
+        {
+            if !v.events.nmi_injected {
+                v.events.nmi_pending -= 1;
+                v.events.nmi_injected = true;
+            }
+            v.events.nmi_masked = true;
+            let event = Event { vector: 2, kind: EventKind::Nmi, error_code: None };
+            let exit = self.deliver(event);
+            self.vcpu.events.nmi_injected = false;
+            self.vcpu.stats.nmis += 1;
+            return exit;
+        }
+        let v = &mut self.vcpu;
+        let open = v.flag(Rflags::IF) && shadow == Shadow::None;
+        if v.events.interrupt.is_none() && open {
+            v.events.interrupt = v.acknowledge_interrupt();
+        }
+        if let Some(vector) = v.events.interrupt
+            && (open || v.events.interrupt_soft)
+        {
+            let event = Event { vector, kind: EventKind::External, error_code: None };
+            v.stats.interrupts += 1;
+            let exit = self.deliver(event);
+            self.vcpu.events.interrupt = None;
+            self.vcpu.events.interrupt_soft = false;
+            return exit;
+        }
+        if self.request_interrupt_window && open && self.vcpu.events.interrupt.is_none() {
+            return Some(Exit::IrqWindowOpen);
+        }
+        None
+    }
+
+    fn deliver_pending_exception(&mut self) -> Option<Exit> {
+        let e = self.vcpu.events.exception?;
+        self.deliver_exception(e)
+    }
+
+    fn deliver_exception(&mut self, e: crate::event::PendingException) -> Option<Exit> {
+        if self.debug.software_breakpoints && e.vector == Vector::Bp as u8 {
+            self.vcpu.events.exception = None;
+            return Some(self.debug_exit(Vector::Bp as u8, 0));
+        }
+        let event = Event { vector: e.vector, kind: EventKind::Exception, error_code: e.error_code };
+        self.vcpu.apply_payload(&e);
+        let exit = self.deliver(event);
+        self.vcpu.stats.exceptions += 1;
+        exit
+    }
+
+    /// Delivers one event, exclusive sections and escalation included.
+    fn deliver(&mut self, event: Event) -> Option<Exit> {
+        let mut event = event;
+        loop {
+            self.vcpu.io.restart();
+            match self.vcpu.inject(event) {
+                Ok(()) => {
+                    self.vcpu.io.commit();
+                    self.vcpu.events.exception = None;
+                    self.vcpu.attend(ATTENTION_EVENT);
+                    return None;
+                }
+                Err(Stop::Exception(second)) => match self.vcpu.escalate(event, second) {
+                    Some(next) => event = next,
+                    None => {
+                        self.vcpu.events.exception = None;
+                        return Some(Exit::Shutdown);
+                    }
+                },
+                Err(Stop::Exclusive) => {
+                    if let Err(stop) = self.exclusive(|_, _| Ok(())) {
+                        return self.stopped(stop);
+                    }
+                }
+                Err(Stop::Need) => {
+                    // A stack or table in device memory: KVM cannot deliver through it either.
+                    self.vcpu.io.request = None;
+                    self.vcpu.io.commit();
+                    return Some(self.internal(InternalError::Delivery));
+                }
+                Err(Stop::HostFault) => return Some(Exit::HostFault { hva: self.vcpu.host_fault }),
+                Err(Stop::Shutdown) => return Some(Exit::Shutdown),
+                Err(Stop::Internal(kind)) => return Some(self.internal(kind)),
+            }
+        }
+    }
+
+    // ---- debugging ---------------------------------------------------------------------------
+
+    fn must_step(&self) -> bool {
+        let v = &self.vcpu;
+        self.restarting
+            || v.events.shadow != Shadow::None
+            || v.hot.rflags & (Rflags::TF | Rflags::RF).bits() != 0
+            || self.debug.single_step
+            || self.code_breakpoints_armed()
+    }
+
+    fn code_breakpoints_armed(&self) -> bool {
+        let dr7 = self.effective_dr7();
+        dr7.intersects(Dr7::ENABLES)
+            && (0..4).any(|n| dr7.enabled(n) && dr7.kind(n) == BreakpointKind::Execute)
+    }
+
+    fn effective_dr7(&self) -> Dr7 {
+        self.debug.hardware.map_or(self.vcpu.dr7, |(_, dr7)| Dr7::from_bits_retain(dr7))
+    }
+
+    fn effective_dr(&self) -> [u64; 4] {
+        self.debug.hardware.map_or(self.vcpu.dr, |(dr, _)| dr)
+    }
+
+    /// DR6 bits of instruction breakpoints at `pc`.
+    fn code_breakpoint(&self, pc: u64) -> u64 {
+        let (dr7, dr) = (self.effective_dr7(), self.effective_dr());
+        (0..4)
+            .filter(|&n| dr7.enabled(n) && dr7.kind(n) == BreakpointKind::Execute && dr[n] == pc)
+            .fold(0, |bits, n| bits | 1 << n)
+    }
+
+    fn guest_debug_exit(&mut self, bits: u64) -> Option<Exit> {
+        let step = self.debug.single_step && bits & Dr6::BS.bits() != 0;
+        let hit = self.debug.hardware.is_some() && bits & 0xf != 0;
+        (step || hit).then(|| self.debug_exit(Vector::Db as u8, bits))
+    }
+
+    fn debug_exit(&self, exception: u8, bits: u64) -> Exit {
+        let v = &self.vcpu;
+        let pc = v.seg_path[Seg::Cs as usize].base.wrapping_add(v.rip()) & v.hot.linear_mask;
+        Exit::Debug { exception, pc, dr6: bits | Dr6::FIXED.bits(), dr7: self.effective_dr7().bits() }
+    }
+
+    // ---- execution ---------------------------------------------------------------------------
+
+    /// Executes blocks until something asks for attention. `None`: look between.
+    fn execute(&mut self, limit: u64) -> Option<Exit> {
+        let quantum = self.vcpu.hot.retired.saturating_add(QUANTUM).min(limit);
+        let gate = self.vcpu.shared.gate.clone();
+        while self.vcpu.hot.attention == 0 && !gate.pending() && self.vcpu.hot.retired < quantum {
+            let (vcpu, blocks) = (&mut self.vcpu, &mut self.blocks);
+            let block = match blocks.lookup(vcpu, None) {
+                Ok(b) => b,
+                Err(stop) => return self.stopped(stop),
+            };
+            vcpu.stats.blocks += 1;
+            let inside = blocks.within_limit(vcpu, block);
+            if inside == 0 {
+                return self.stopped(Stop::Exception(Exception::GP0));
+            }
+            let left = (limit - vcpu.hot.retired).min(inside as u64) as usize;
+            let mut failed = None;
+            for op in blocks.ops(block).iter().take(left) {
+                let start = vcpu.hot.regs[RIP];
+                vcpu.hot.regs[RIP] = start.wrapping_add(op.insn.len as u64) & vcpu.hot.rip_mask;
+                vcpu.insn_len = op.insn.len;
+                match (op.handler)(vcpu, &op.insn) {
+                    Ok(()) => vcpu.hot.retired += 1,
+                    Err(stop) => {
+                        vcpu.hot.regs[RIP] = start;
+                        failed = Some(stop);
+                        break;
+                    }
+                }
+                if vcpu.hot.attention != 0 {
+                    break;
+                }
+            }
+            if let Some(stop) = failed {
+                return self.stopped(stop);
+            }
+        }
+        None
+    }
+
+    /// Executes exactly one instruction, with everything that the fast loop leaves out: breakpoints,
+    /// single step, RF, interrupt shadow.
+    fn step(&mut self) -> Option<Exit> {
+        let v = &self.vcpu;
+        if !v.flag(Rflags::RF) && !self.restarting && self.code_breakpoints_armed() {
+            let pc = v.seg_path[Seg::Cs as usize].base.wrapping_add(v.rip()) & v.hot.linear_mask;
+            let bits = self.code_breakpoint(pc);
+            if bits != 0 {
+                if self.debug.hardware.is_some() {
+                    return Some(self.debug_exit(Vector::Db as u8, bits));
+                }
+                self.vcpu.raise_debug(bits);
+                return None;
+            }
+        }
+        match self.step_once(None) {
+            Ok(()) => None,
+            Err(stop) => self.stopped(stop),
+        }
+    }
+
+    /// One instruction and its traps. On `Err` RIP and the interrupt shadow are as before.
+    fn step_once(&mut self, ex: Option<&Exclusive<'_>>) -> Result<(), Stop> {
+        let rf = self.vcpu.flag(Rflags::RF);
+        let tf = self.vcpu.flag(Rflags::TF);
+        self.vcpu.io.restart();
+        let (vcpu, blocks) = (&mut self.vcpu, &mut self.blocks);
+        let block = blocks.lookup(vcpu, ex)?;
+        if blocks.within_limit(vcpu, block) == 0 {
+            return vcpu.gp0();
+        }
+        let Some(op) = blocks.ops(block).first() else {
+            return Err(Stop::Internal(InternalError::Emulation));
+        };
+        let start = vcpu.hot.regs[RIP];
+        let shadow = core::mem::take(&mut vcpu.events.shadow);
+        vcpu.hot.regs[RIP] = start.wrapping_add(op.insn.len as u64) & vcpu.hot.rip_mask;
+        vcpu.insn_len = op.insn.len;
+        if let Err(stop) = (op.handler)(vcpu, &op.insn) {
+            vcpu.hot.regs[RIP] = start;
+            vcpu.events.shadow = shadow;
+            return Err(stop);
+        }
+        vcpu.hot.retired += 1;
+        vcpu.io.commit();
+        self.restarting = false;
+        // RF suppresses breakpoints for one instruction; what sets it (IRET, POPF) keeps it for the
+        // next (SDM vol. 3A, 17.3.1.1).
+        if rf {
+            vcpu.hot.rflags &= !Rflags::RF.bits();
+        }
+        if (tf && !vcpu.events.suppress_step()) || self.debug.single_step {
+            vcpu.events.debug_trap |= Dr6::BS.bits();
+        }
+        vcpu.attend(ATTENTION_EVENT);
+        Ok(())
+    }
+
+    /// What an instruction's failure becomes. RIP is back at its start.
+    fn stopped(&mut self, stop: Stop) -> Option<Exit> {
+        match stop {
+            Stop::Exception(e) => {
+                self.vcpu.io.commit();
+                self.restarting = false;
+                self.vcpu.raise(e);
+                None
+            }
+            Stop::Need => {
+                self.restarting = true;
+                Some(match self.vcpu.io.request.clone() {
+                    Some(Request::Pio { port, size, count }) => {
+                        Exit::Io { direction: Direction::In, size, port, count, data: Vec::new() }
+                    }
+                    Some(Request::Mmio { gpa, len }) => Exit::MmioRead { gpa, len },
+                    Some(Request::Msr { index, reason }) => Exit::MsrRead { index, reason },
+                    Some(Request::MsrWrite { index, data, reason }) => Exit::MsrWrite { index, data, reason },
+                    Some(Request::Hypercall { nr, args, longmode }) => Exit::Hypercall { nr, args, longmode },
+                    None => self.internal(InternalError::Emulation),
+                })
+            }
+            Stop::Exclusive => {
+                // The MMU does there what it wanted. Then the instruction runs once while all others stand
+                // still, which also serves a LOCKed access that the host's atomics cannot do.
+                match self.exclusive(|p, ex| p.step_once(Some(ex))) {
+                    Ok(()) => None,
+                    Err(stop) => self.stopped(stop),
+                }
+            }
+            Stop::HostFault => {
+                self.vcpu.io.commit();
+                Some(Exit::HostFault { hva: self.vcpu.host_fault })
+            }
+            Stop::Shutdown => Some(Exit::Shutdown),
+            Stop::Internal(kind) => Some(self.internal(kind)),
+        }
+    }
+
+    /// Runs `f` while every other vCPU stands at a safe point, and again for as long as the MMU wants
+    /// something done there first.
+    fn exclusive(
+        &mut self,
+        mut f: impl FnMut(&mut Processor, &Exclusive<'_>) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        /// More wishes than one instruction's accesses can have.
+        const WISHES: u32 = 64;
+        self.vcpu.stats.exclusives += 1;
+        let vm = self.vcpu.vm.clone();
+        let gate = self.vcpu.shared.gate.clone();
+        vm.world().exclusive(Some(&gate), |ex| {
+            self.vcpu.exclusive = true;
+            let mut result = Err(Stop::Exclusive);
+            for _ in 0..WISHES {
+                self.vcpu.mmu.resolve_exclusive(ex);
+                result = f(self, ex);
+                if result != Err(Stop::Exclusive) {
+                    break;
+                }
+            }
+            self.vcpu.exclusive = false;
+            match result {
+                Err(Stop::Exclusive) => Err(Stop::Internal(InternalError::Emulation)),
+                r => r,
+            }
+        })
+    }
+
+    fn internal(&mut self, kind: InternalError) -> Exit {
+        let v = &mut self.vcpu;
+        let mut detail = vec![v.rip()];
+        let mut bytes = [0u8; 15];
+        let n = v.peek_code(&mut bytes);
+        detail.push(n as u64);
+        detail.extend(bytes.chunks(8).map(|c| {
+            let mut b = [0; 8];
+            b[..c.len()].copy_from_slice(c);
+            u64::from_le_bytes(b)
+        }));
+        Exit::InternalError { kind, detail }
+    }
+}
+
+fn defect() -> Exit {
+    Exit::InternalError { kind: InternalError::Defect, detail: Vec::new() }
+}
+
+impl Vcpu {
+    /// A processor-detected exception becomes pending.
+    pub fn raise(&mut self, e: Exception) {
+        let mut p: crate::event::PendingException = e.into();
+        if e.vector == Vector::Pf {
+            p.payload = Some(self.fault_gva.0);
+        }
+        self.events.exception = Some(p);
+        self.attend(ATTENTION_EVENT);
+    }
+
+    /// A #DB with these DR6 bits becomes pending.
+    pub fn raise_debug(&mut self, bits: u64) {
+        let mut p: crate::event::PendingException = Exception::new(Vector::Db).into();
+        p.payload = Some(bits);
+        self.events.exception = Some(p);
+        self.attend(ATTENTION_EVENT);
+    }
+
+    /// Moves an exception's payload into CR2 or DR6, as delivery does.
+    pub fn apply_payload(&mut self, e: &crate::event::PendingException) {
+        let Some(p) = e.payload else { return };
+        match Vector::from_number(e.vector) {
+            Some(Vector::Pf) => self.cr2 = p,
+            Some(Vector::Db) => {
+                self.dr6 = Dr6::from_bits_retain(self.dr6.bits() & !0xf | p | Dr6::FIXED.bits());
+                // Delivery of #DB clears GD (SDM vol. 3A, 17.2.4).
+                self.dr7.remove(Dr7::GD);
+            }
+            _ => {}
+        }
+        if let Some(pending) = &mut self.events.exception {
+            pending.payload = None;
+        }
+    }
+}

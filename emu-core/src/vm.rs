@@ -1,0 +1,80 @@
+//! What the vCPUs of a VM share: memory, the outside world, interrupt controllers, clocks.
+
+use crate::host::Host;
+use crate::irq::IrqState;
+use parking_lot::RwLock;
+use softmmu::{Mmu, MmuConfig, VcpuGate, World};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// Devices that the layer above keeps inside the VM: ioeventfd, coalesced zones, user-space filters.
+/// Asked after emu-core's own devices and before an exit.
+pub trait Bus: Send + Sync {
+    /// A port write: true if it was taken.
+    fn pio_write(&self, port: u16, data: &[u8]) -> bool;
+    /// A guest-physical write without a slot: true if it was taken.
+    fn mmio_write(&self, gpa: u64, data: &[u8]) -> bool;
+}
+
+/// A bus without devices.
+pub struct NoBus;
+
+impl Bus for NoBus {
+    fn pio_write(&self, _: u16, _: &[u8]) -> bool {
+        false
+    }
+    fn mmio_write(&self, _: u64, _: &[u8]) -> bool {
+        false
+    }
+}
+
+/// The part of a vCPU that other threads reach.
+pub struct VcpuShared {
+    /// The vCPU's id, which is its initial APIC ID.
+    pub id: u32,
+    /// Requests and safe points.
+    pub gate: Arc<VcpuGate>,
+    /// Local APIC and messages to the processor.
+    pub irq: crate::irq::VcpuIrq,
+}
+
+/// One virtual machine of the software processor.
+pub struct Vm {
+    /// Memory slots and shadow pages.
+    pub mmu: Arc<Mmu>,
+    /// Time, chance.
+    pub host: Arc<dyn Host>,
+    /// Devices of the layer above.
+    pub bus: RwLock<Arc<dyn Bus>>,
+    /// The vCPUs, in order of creation.
+    pub vcpus: RwLock<Vec<Arc<VcpuShared>>>,
+    /// Interrupt controllers inside.
+    pub irq: IrqState,
+    /// TSC and kvmclock parameters of the VM.
+    pub clock: crate::vm_clock::VmClock,
+    /// A defect of ours was met: nothing runs any more.
+    pub dead: AtomicBool,
+}
+
+impl Vm {
+    /// A VM without memory, vCPUs and interrupt controllers.
+    pub fn new(host: Arc<dyn Host>) -> Arc<Vm> {
+        let world = World::new();
+        let mmu = Mmu::new(world, MmuConfig { shadow_pages: 0 });
+        let clock = crate::vm_clock::VmClock::new(&*host);
+        Arc::new(Vm {
+            mmu,
+            host,
+            bus: RwLock::new(Arc::new(NoBus)),
+            vcpus: RwLock::new(Vec::new()),
+            irq: IrqState::default(),
+            clock,
+            dead: AtomicBool::new(false),
+        })
+    }
+
+    /// The vCPUs' gates, and exclusive sections.
+    pub fn world(&self) -> &Arc<World> {
+        self.mmu.world()
+    }
+}
