@@ -1,1 +1,6 @@
+//! What softkvm's tests share: skips that are told, and the workspace's shape.
 //!
+//! The tests themselves are in `tests/tests/`, a file per subject. Unit tests stand beside the code that they test.
+
+pub mod skip;
+pub mod workspace;
