@@ -8,23 +8,42 @@
 //! | [`host_mem`] | the only code that touches guest RAM |
 //! | [`memslot`] | gpa to hva: the memory slots of each address space |
 //! | [`guest_memory`] | access by gpa; the one write path |
+//! | [`walk`] | the guest page walker |
+//! | [`perm`] | WP, SMEP, SMAP, NX, protection keys: one table |
+//! | [`page_track`] | who wants to know of writes: page tables, decoded code |
+//! | [`dirty`] | the dirty log |
 //! | [`access`] | accesses, targets, faults: the words of this crate's interface |
 //! | [`tlb`] | the software TLB, which an access meets first |
 //! | [`safepoint`] | running vCPUs, requests to them, exclusive sections |
-//! | [`mmu`] | the whole: [`mmu::Mmu`] for the VM, [`mmu::VcpuMmu`] for a vCPU |
+//! | [`mmu`], [`vcpu`] | the whole: for the VM, and for a vCPU |
+//! | `fault`, `invalidate` | reactions to events |
+//! | `shootdown` | messages between the vCPUs' MMUs |
 
 pub mod access;
+pub mod dirty;
+mod fault;
+mod futex;
 pub mod guest_memory;
 pub mod host_mem;
+mod invalidate;
 pub mod memslot;
 pub mod mmu;
+pub mod page_track;
+pub mod perm;
 pub mod safepoint;
+mod shootdown;
+#[cfg(test)]
+mod test_ram;
 pub mod tlb;
+pub mod vcpu;
+pub mod walk;
 
 pub use access::{Access, AccessKind, MmuFault, Target, Tracked};
 pub use guest_memory::{GuestMemory, GuestMemoryError};
 pub use host_mem::{HostFault, HostPtr, Word};
 pub use memslot::{MemRegion, MemRegionFlags, MemslotError};
-pub use mmu::{CodeMark, CodeWrite, Mmu, MmuConfig, PagingRegisters, Peek, VcpuMmu};
-pub use safepoint::{BlockResult, Exclusive, Requests, VcpuGate, World};
+pub use mmu::{Mmu, MmuConfig};
+pub use safepoint::{BlockResult, Exclusive, Mode, Requests, VcpuGate, World};
+pub use shootdown::CodeWrite;
 pub use tlb::View;
+pub use vcpu::{CodeMark, PagingRegisters, Peek, VcpuMmu};

@@ -320,3 +320,139 @@ impl Tlb {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Rights = Rights { read: true, write: true, execute: true };
+    const READ: Rights = Rights { read: true, write: false, execute: false };
+
+    fn hit(found: Option<HostPtr>) -> Option<u64> {
+        found.map(|ptr| ptr.hva().0)
+    }
+
+    #[test]
+    fn an_empty_tlb_matches_nothing() {
+        let mut tlb = Tlb::new();
+        for view in [View::User, View::Supervisor, View::SupervisorAc] {
+            tlb.set_view(view);
+            for gva in
+                [0, 1, 0xfff, 0x1000, u64::MAX, u64::MAX - 0xfff, 1 << 63, 1 << 47, 0x0000_8000_0000_0000]
+            {
+                for size in [1, 8, 64, 4096] {
+                    assert_eq!(tlb.lookup_read(gva, size), None, "{gva:#x}");
+                    assert_eq!(tlb.lookup_write(gva, size), None, "{gva:#x}");
+                    assert_eq!(tlb.lookup_exec(gva, size), None, "{gva:#x}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn hits_by_right_page_and_view() {
+        let mut tlb = Tlb::new();
+        tlb.set_view(View::User);
+        tlb.fill(View::User, Gva(0x1234_5678), 0x7000_0000, READ);
+        assert_eq!(hit(tlb.lookup_read(0x1234_5678, 8)), Some(0x7000_0678));
+        assert_eq!(tlb.lookup_write(0x1234_5678, 8), None);
+        assert_eq!(tlb.lookup_exec(0x1234_5678, 1), None);
+        assert_eq!(tlb.lookup_read(0x1234_6000, 1), None);
+        assert_eq!(tlb.lookup_read(0x1234_5678 + 1024 * 4096, 1), None, "same entry, other page");
+        assert_eq!(hit(tlb.lookup_read_in(View::User, 0x1234_5000, 1)), Some(0x7000_0000));
+        assert_eq!(tlb.lookup_read_in(View::Supervisor, 0x1234_5000, 1), None);
+        tlb.set_view(View::Supervisor);
+        assert_eq!(tlb.lookup_read(0x1234_5678, 8), None);
+    }
+
+    #[test]
+    fn a_crossing_never_matches() {
+        let mut tlb = Tlb::new();
+        for page in [0u64, 0x1000, 0x3f_f000, 0xffff_ffff_ffff_f000] {
+            tlb.fill(View::Supervisor, Gva(page), 0x7000_0000, ALL);
+            tlb.fill(View::Supervisor, Gva(page.wrapping_add(0x1000)), 0x7000_1000, ALL);
+            for (offset, size) in [(0xfff, 2), (0xff9, 8), (0xfc1, 64), (1, 4096)] {
+                assert_eq!(tlb.lookup_read(page + offset, size), None, "{page:#x}+{offset:#x}, {size}");
+            }
+            for (offset, size) in [(0xfff, 1), (0xff8, 8), (0xfc0, 64), (0, 4096)] {
+                assert!(tlb.lookup_write(page + offset, size).is_some(), "{page:#x}+{offset:#x}, {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn flushes_drop_what_they_say() {
+        let mut tlb = Tlb::new();
+        tlb.fill(View::Supervisor, Gva(0x1000), 0x7000_0000, ALL);
+        tlb.fill(View::Supervisor, Gva(0x2000), 0x7000_1000, ALL);
+        tlb.drop_exec_tags();
+        assert!(tlb.lookup_exec(0x1000, 1).is_none() && tlb.lookup_write(0x1000, 1).is_some());
+        tlb.flush_page(Gva(0x1fff));
+        assert!(tlb.lookup_read(0x1000, 1).is_none() && tlb.lookup_read(0x2000, 1).is_some());
+        tlb.drop_write_tags_of_frame(0x7000_1000 >> 12);
+        assert!(tlb.lookup_write(0x2000, 1).is_none() && tlb.lookup_read(0x2000, 1).is_some());
+        tlb.flush_all();
+        assert!(tlb.lookup_read(0x2000, 1).is_none());
+    }
+
+    #[test]
+    fn a_pcid_keeps_its_entries() {
+        let mut tlb = Tlb::new();
+        tlb.set_pcid(1);
+        tlb.fill(View::Supervisor, Gva(0x1000), 0x7000_0000, ALL);
+        tlb.set_pcid(2);
+        assert_eq!(tlb.lookup_read(0x1000, 1), None);
+        tlb.fill(View::Supervisor, Gva(0x2000), 0x7100_0000, ALL);
+        tlb.set_pcid(1);
+        assert_eq!(hit(tlb.lookup_exec(0x1000, 1)), Some(0x7000_0000));
+        assert_eq!(tlb.lookup_read(0x2000, 1), None);
+        tlb.flush_pcid(2);
+        assert!(tlb.lookup_read(0x1000, 1).is_some());
+        tlb.set_pcid(2);
+        assert_eq!(tlb.lookup_read(0x2000, 1), None);
+        tlb.set_pcid(1);
+        tlb.flush_pcid(1);
+        assert_eq!(tlb.lookup_read(0x1000, 1), None);
+    }
+
+    /// Many more flushes than there are asids, with entries from each time left behind.
+    #[test]
+    fn asids_wrap() {
+        let mut tlb = Tlb::new();
+        for i in 0..20_000u64 {
+            let page = (i % 3000) << 12;
+            assert_eq!(tlb.lookup_read(page, 1), None, "round {i}");
+            assert_eq!(tlb.lookup_exec(page, 1), None, "round {i}");
+            tlb.fill(View::Supervisor, Gva(page), 0x7000_0000 + page, ALL);
+            assert_eq!(hit(tlb.lookup_write(page, 1)), Some(0x7000_0000 + page));
+            assert_eq!(hit(tlb.lookup_exec(page, 1)), Some(0x7000_0000 + page));
+            match i % 4 {
+                0 => tlb.flush_all(),
+                1 => {
+                    tlb.drop_exec_tags();
+                    tlb.flush_page(Gva(page));
+                }
+                2 => {
+                    tlb.set_pcid((i % 64) as u16);
+                    tlb.flush_pcid((i % 64) as u16);
+                }
+                _ => {
+                    tlb.drop_exec_tags();
+                    assert_eq!(tlb.lookup_exec(page, 1), None);
+                    tlb.flush_all();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rights_of_one_page_add_up() {
+        let mut tlb = Tlb::new();
+        tlb.fill(View::Supervisor, Gva(0x1000), 0x7000_0000, READ);
+        tlb.fill(View::Supervisor, Gva(0x1000), 0x7000_0000, Rights { execute: true, ..Rights::default() });
+        assert!(tlb.lookup_read(0x1000, 1).is_some() && tlb.lookup_exec(0x1000, 1).is_some());
+        // Another host page: nothing of the old one may stay.
+        tlb.fill(View::Supervisor, Gva(0x1000), 0x7000_1000, Rights { execute: true, ..Rights::default() });
+        assert!(tlb.lookup_read(0x1000, 1).is_none() && tlb.lookup_exec(0x1000, 1).is_some());
+    }
+}

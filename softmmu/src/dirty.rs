@@ -1,0 +1,60 @@
+//! The dirty log: which pages of a slot were written since somebody asked (KVM api 4.8, KVM_GET_DIRTY_LOG).
+//!
+//! Not here: the write protection that makes the vCPUs' direct stores come by (`mmu`).
+
+use std::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
+
+/// One bit a page.
+#[derive(Debug)]
+pub struct DirtyBitmap {
+    words: Box<[AtomicU64]>,
+    pages: u64,
+}
+
+impl DirtyBitmap {
+    /// All clean.
+    pub fn new(pages: u64) -> DirtyBitmap {
+        let words = (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        DirtyBitmap { words, pages }
+    }
+
+    /// Pages that it speaks of.
+    pub fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// The page was written. Call it after the store (or in the same instruction, if an exclusive section cannot fall between).
+    pub fn mark(&self, page: u64) {
+        if let Some(word) = usize::try_from(page / 64).ok().and_then(|i| self.words.get(i)) {
+            let bit = 1 << (page % 64);
+            // Most marks are repeats; do not take the cache line for them.
+            if word.load(Relaxed) & bit == 0 {
+                word.fetch_or(bit, AcqRel);
+            }
+        }
+    }
+
+    /// Whether the page was written.
+    pub fn is_dirty(&self, page: u64) -> bool {
+        let word = usize::try_from(page / 64).ok().and_then(|i| self.words.get(i));
+        word.is_some_and(|word| word.load(Relaxed) >> (page % 64) & 1 != 0)
+    }
+
+    /// The bits, which are cleared.
+    pub fn take(&self) -> Vec<u64> {
+        self.words.iter().map(|word| word.swap(0, AcqRel)).collect()
+    }
+
+    /// The bits, left as they are (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2).
+    pub fn snapshot(&self) -> Vec<u64> {
+        self.words.iter().map(|word| word.load(Relaxed)).collect()
+    }
+
+    /// Clears the bits of `mask` from page `first` (a multiple of 64) on (KVM api 4.117, KVM_CLEAR_DIRTY_LOG).
+    pub fn clear(&self, first: u64, mask: &[u64]) {
+        let start = usize::try_from(first / 64).unwrap_or(usize::MAX);
+        for (word, bits) in self.words.iter().skip(start).zip(mask) {
+            word.fetch_and(!bits, AcqRel);
+        }
+    }
+}
