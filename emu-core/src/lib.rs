@@ -26,6 +26,8 @@ pub mod io;
 pub mod irq;
 pub mod mem;
 pub mod msr;
+#[cfg(test)]
+pub(crate) mod rig;
 pub mod run;
 pub mod state;
 pub mod stats;
