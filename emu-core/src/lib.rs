@@ -15,6 +15,7 @@
 //! | [`host`] | time, chance and the outside world, behind one trait |
 
 pub mod block;
+pub mod clock;
 pub mod cpuid;
 pub mod event;
 pub mod exit;
@@ -24,6 +25,7 @@ pub mod inject;
 pub mod interp;
 pub mod io;
 pub mod irq;
+pub mod irqchip;
 pub mod mem;
 pub mod msr;
 #[cfg(test)]

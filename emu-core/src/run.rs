@@ -164,10 +164,11 @@ impl Processor {
             return Some(Exit::Bound);
         }
         self.vcpu.poll_timers();
-        if self.vcpu.events.activity != Activity::Runnable || self.vcpu.events.init_pending {
-            if let Some(exit) = self.inactive() {
-                return Some(exit);
-            }
+        self.vcpu.take_apic_events();
+        if (self.vcpu.events.activity != Activity::Runnable || self.vcpu.events.init_pending)
+            && let Some(exit) = self.inactive()
+        {
+            return Some(exit);
         }
         self.deliver_events()
     }
@@ -183,6 +184,9 @@ impl Processor {
         v.mmu.apply_requests(bits);
         if bits.contains(Requests::CODE) {
             v.attend(ATTENTION_CODE);
+        }
+        if bits.contains(Requests::CLOCK) {
+            v.update_kvmclock();
         }
         if bits.contains(Requests::EVENT) {
             v.attend(ATTENTION_EVENT);

@@ -7,6 +7,7 @@ use crate::msr::MsrState;
 use crate::stats::Stats;
 use crate::vcpu::{Hot, RIP, SegPath, Vcpu};
 use crate::vm::{VcpuShared, Vm};
+use crate::vm_clock::VcpuClock;
 use crate::xstate::XsaveImage;
 use decoder::CpuMode;
 use softmmu::{PagingRegisters, VcpuMmu};
@@ -38,8 +39,13 @@ impl Vcpu {
     /// A vCPU at reset, registered with its VM.
     pub fn new(vm: &Arc<Vm>, id: u32, bootstrap: bool) -> Vcpu {
         let gate = vm.world().register();
-        let shared = Arc::new(VcpuShared { id, gate: gate.clone(), irq: Default::default() });
-        vm.vcpus.write().push(shared.clone());
+        let shared = {
+            let mut vcpus = vm.vcpus.write();
+            let shared =
+                Arc::new(VcpuShared { id, index: vcpus.len(), gate: gate.clone(), irq: Default::default() });
+            vcpus.push(shared.clone());
+            shared
+        };
         let mut v = Vcpu {
             hot: Hot {
                 regs: [0; 18],
@@ -80,9 +86,12 @@ impl Vcpu {
             exclusive: false,
             insn_len: 0,
             stats: Stats::default(),
+            clock: VcpuClock::new(vm.clock.host_khz),
             shared,
             vm: vm.clone(),
         };
+        v.create_lapic(bootstrap);
+        v.start_tsc();
         v.reset(false);
         v.events.activity = if bootstrap { Activity::Runnable } else { Activity::Uninitialized };
         v

@@ -141,6 +141,8 @@ pub struct Vcpu {
     pub insn_len: u8,
     /// Counters.
     pub stats: Stats,
+    /// TSC and kvmclock.
+    pub clock: crate::vm_clock::VcpuClock,
     /// What other threads may reach of this vCPU: gate, local APIC.
     pub shared: Arc<VcpuShared>,
     /// The VM.

@@ -32,6 +32,8 @@ impl Bus for NoBus {
 pub struct VcpuShared {
     /// The vCPU's id, which is its initial APIC ID.
     pub id: u32,
+    /// Its place among the VM's vCPUs: how message delivery names it.
+    pub index: usize,
     /// Requests and safe points.
     pub gate: Arc<VcpuGate>,
     /// Local APIC and messages to the processor.

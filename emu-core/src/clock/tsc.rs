@@ -120,7 +120,8 @@ impl TscSync {
             let expected = last.value.wrapping_add(elapsed as u64);
             let second = u64::from(tsc.khz) * 1000;
             // Only a VMM's own write makes a value that others are compared with.
-            self.user_wrote && (value.wrapping_sub(expected) < second || expected.wrapping_sub(value) < second)
+            self.user_wrote
+                && (value.wrapping_sub(expected) < second || expected.wrapping_sub(value) < second)
         });
         self.user_wrote |= from_user && value != 0;
         match matched {

@@ -330,7 +330,8 @@ impl Ioapic {
     /// KVM_SET_IRQCHIP: takes over all that `kvm_ioapic_state` has, keeps who asserts which pin, and raises the
     /// requests in `irr` again. What it returns must be delivered.
     pub fn reload(&mut self, state: &IoapicState) -> Vec<Delivery> {
-        self.state = IoapicState { irr: 0, irr_delivered: 0, irq_states: self.state.irq_states, ..state.clone() };
+        self.state =
+            IoapicState { irr: 0, irr_delivered: 0, irq_states: self.state.irq_states, ..state.clone() };
         (0..IOAPIC_PINS as u8)
             .filter(|pin| state.irr & 1 << pin != 0)
             .filter_map(|pin| self.set_pin(pin, true).1)

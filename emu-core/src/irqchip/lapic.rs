@@ -677,12 +677,7 @@ impl Lapic {
 
     /// Everything, as it is.
     pub fn state(&self) -> LapicState {
-        LapicState {
-            apic_base: self.apic_base,
-            page: self.page,
-            timer: self.timer,
-            pending: self.pending,
-        }
+        LapicState { apic_base: self.apic_base, page: self.page, timer: self.timer, pending: self.pending }
     }
 
     /// The inverse of [`Lapic::state`]. Times in it must be on the same base as before.

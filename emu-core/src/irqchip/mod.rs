@@ -106,12 +106,7 @@ pub struct Outcome {
 
 impl Default for Outcome {
     fn default() -> Outcome {
-        Outcome {
-            deliveries: Vec::new(),
-            status: LineStatus::IGNORED,
-            acked: Vec::new(),
-            pit_tick: false,
-        }
+        Outcome { deliveries: Vec::new(), status: LineStatus::IGNORED, acked: Vec::new(), pit_tick: false }
     }
 }
 
@@ -212,7 +207,9 @@ impl IrqChip {
                     // A message is an edge: it is sent when the line is raised.
                     if level {
                         let message = msi.delivery(self.routing.x2apic_ids());
-                        outcome.deliveries.push(Delivery { xapic_broadcast: self.xapic_broadcast, ..message });
+                        outcome
+                            .deliveries
+                            .push(Delivery { xapic_broadcast: self.xapic_broadcast, ..message });
                     }
                     LineStatus::IGNORED
                 }

@@ -163,8 +163,7 @@ impl PicState {
                     named
                 } else {
                     // In special mask mode a masked bit is not for a non-specific EOI.
-                    let candidates =
-                        if self.special_mask != 0 { self.isr & !self.imr } else { self.isr };
+                    let candidates = if self.special_mask != 0 { self.isr & !self.imr } else { self.isr };
                     match self.rank(candidates) {
                         8 => return 0,
                         rank => self.input_of_rank(rank),

@@ -320,12 +320,8 @@ pub struct Pit {
 
 impl Default for Pit {
     fn default() -> Pit {
-        let channel = |gate| PitChannelState {
-            count: 0x1_0000,
-            mode: MODE_NONE,
-            gate,
-            ..PitChannelState::default()
-        };
+        let channel =
+            |gate| PitChannelState { count: 0x1_0000, mode: MODE_NONE, gate, ..PitChannelState::default() };
         Pit {
             state: PitState {
                 channels: [channel(1), channel(1), channel(0)],
