@@ -582,3 +582,6 @@ const fn register_indices() -> [u8; 256] {
     }
     table
 }
+
+#[cfg(test)]
+mod tests;
