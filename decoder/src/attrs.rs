@@ -303,18 +303,19 @@ fn is_vsib(kind: OpCodeOperandKind) -> bool {
 }
 
 fn is_x87(code: Code) -> bool {
-    // FISTTP is listed as SSE3 as well, FCMOVcc as CMOV. WAIT is not in an escape opcode but waits for the same unit.
-    code.encoding() == EncodingKind::Legacy
-        && code.cpuid_features().iter().any(|f| {
-            matches!(
-                f,
-                CpuidFeature::FPU
-                    | CpuidFeature::FPU287
-                    | CpuidFeature::FPU287XL_ONLY
-                    | CpuidFeature::FPU387
-                    | CpuidFeature::FPU387SL_ONLY
-            )
-        })
+    // WAIT is not an escape opcode, and iced does not list it with them, but it waits for the same unit.
+    code == Code::Wait
+        || code.encoding() == EncodingKind::Legacy
+            && code.cpuid_features().iter().any(|f| {
+                matches!(
+                    f,
+                    CpuidFeature::FPU
+                        | CpuidFeature::FPU287
+                        | CpuidFeature::FPU287XL_ONLY
+                        | CpuidFeature::FPU387
+                        | CpuidFeature::FPU387SL_ONLY
+                )
+            })
 }
 
 /// Instructions that fall through but behind which a block ends nevertheless.
@@ -544,3 +545,6 @@ fn compute_op_size(code: Code) -> u8 {
     }
     size
 }
+
+#[cfg(test)]
+mod tests;

@@ -95,6 +95,10 @@ fn decode_at(
     decoder.decode_out(raw);
     let bytes = bytes.get(start..).unwrap_or(&[]);
     if raw.is_invalid() {
+        let window = &bytes[..bytes.len().min(MAX_INSN_LEN)];
+        if let Some(len) = undefined_by_opcode(window, context.mode) {
+            return Ok(Insn::new_fault(Vector::Ud, &window[..len], context.mode));
+        }
         // iced says this only if it ran into the end of `bytes` with fewer than 15 left.
         if decoder.last_error() == DecoderError::NoMoreBytes {
             return Err(NeedsMoreBytes);
@@ -117,6 +121,31 @@ fn decode_at(
             let len = raw.len().min(bytes.len());
             Ok(Insn::new_fault(vector, &bytes[..len], context.mode))
         }
+    }
+}
+
+/// If these bytes, which iced called invalid or incomplete, begin with an undefined opcode: how many they are with
+/// it. What follows such an opcode is not fetched, so #UD comes before a fault on the next page, and
+/// before #GP for the length; iced reads a ModRM byte first.
+///
+/// These opcodes have nothing in any processor of ours. The manuals do not say what is fetched behind them; the list is
+/// what an AMD EPYC does, where bytes before an inaccessible page were executed. UD0 and UD1 are not in it:
+/// they have a ModRM byte (SDM vol. 2B, UD).
+fn undefined_by_opcode(bytes: &[u8], mode: CpuMode) -> Option<usize> {
+    let long = mode == CpuMode::Bits64;
+    let is_prefix = |b: &u8| match b {
+        0x66 | 0x67 | 0xf0 | 0xf2 | 0xf3 | 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 => true,
+        0x40..=0x4f => long,
+        _ => false,
+    };
+    let at = bytes.iter().position(|b| !is_prefix(b))?;
+    match (bytes[at], bytes.get(at + 1)) {
+        // PUSH and POP of ES, CS, SS, DS; DAA, DAS, AAA, AAS; PUSHA, POPA; INTO; SALC.
+        (0x06 | 0x07 | 0x0e | 0x16 | 0x17 | 0x1e | 0x1f, _) if long => Some(at + 1),
+        (0x27 | 0x2f | 0x37 | 0x3f | 0x60 | 0x61 | 0xce | 0xd6, _) if long => Some(at + 1),
+        (0x0f, Some(0x04 | 0x0a | 0x0c | 0x0e | 0x24..=0x27 | 0x36 | 0x37)) => Some(at + 2),
+        (0x0f, Some(0x39 | 0x3b..=0x3f | 0x7a | 0x7b | 0xa6 | 0xa7)) => Some(at + 2),
+        _ => None,
     }
 }
 
@@ -165,3 +194,6 @@ fn is_too_long(bytes: &[u8], mode: CpuMode, options: u32) -> bool {
     // With all its useful bytes there, it is an instruction now, or an invalid one: then 15 bytes had been enough.
     insn.is_invalid() && decoder.last_error() == DecoderError::NoMoreBytes
 }
+
+#[cfg(test)]
+mod tests;

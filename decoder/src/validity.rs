@@ -13,8 +13,8 @@
 //! None of iced's options for extinct or foreign processors (MPX, KNC, Cyrix, 80286 LOADALL, UMOV, MOV TR,
 //! JMPE …) is set: those encodings are #UD, or the reserved NOPs that today's processors make of them. `AMD` is not
 //! set either, so near branches in 64-bit mode ignore 66h and LOCK MOV CR0 is not CR8, as on Intel processors.
-//! Four options say that a prefix which selects a newer instruction is ignored where the guest does
-//! not have that instruction: LZCNT is then BSR, TZCNT BSF, WBNOINVD WBINVD; and LAHF and SAHF in 64-bit mode are #UD.
+//! Three options say that a prefix which selects a newer instruction is ignored where the guest does
+//! not have that instruction: LZCNT is then BSR, TZCNT BSF, WBNOINVD WBINVD.
 
 use std::sync::LazyLock;
 
@@ -63,6 +63,8 @@ pub struct CpuidSet {
     allowed: Box<[u64]>,
     vendor: Vendor,
     options: u32,
+    /// LAHF and SAHF in 64-bit mode.
+    lahf64: bool,
 }
 
 impl CpuidSet {
@@ -86,13 +88,12 @@ impl CpuidSet {
             (cpuid::BMI1, DecoderOptions::NO_MPFX_0FBC),
             (cpuid::LZCNT, DecoderOptions::NO_MPFX_0FBD),
             (cpuid::WBNOINVD, DecoderOptions::NO_WBNOINVD),
-            (cpuid::LAHF_LM, DecoderOptions::NO_LAHF_SAHF_64),
         ] {
             if !has(feature) {
                 options |= option;
             }
         }
-        CpuidSet { allowed, vendor, options }
+        CpuidSet { allowed, vendor, options, lahf64: has(cpuid::LAHF_LM) }
     }
 
     /// Every feature that [`gate`] knows: what a processor does that is not told to hide anything. (CPUID hides a
@@ -153,6 +154,9 @@ fn check_special(code: Code, kind: Special, context: &Context<'_>) -> Result<Cod
         }
         Special::Sysenter if context.protection == Protection::Real => Err(Vector::Gp),
         Special::Sysenter => Ok(code),
+        // SDM vol. 2A, LAHF: in 64-bit mode only with CPUID.80000001H:ECX[0].
+        Special::Lahf if context.mode == CpuMode::Bits64 && !context.cpuid.lahf64 => Err(Vector::Ud),
+        Special::Lahf => Ok(code),
     }
 }
 
@@ -170,6 +174,8 @@ enum Special {
     Syscall,
     /// SYSENTER and SYSEXIT.
     Sysenter,
+    /// LAHF and SAHF.
+    Lahf,
 }
 
 static SPECIAL: LazyLock<Box<[Special]>> = LazyLock::new(|| Code::values().map(special).collect());
@@ -181,6 +187,7 @@ fn special(code: Code) -> Special {
         Mnemonic::Db | Mnemonic::Dw | Mnemonic::Dd | Mnemonic::Dq => Special::Invalid,
         Mnemonic::Syscall | Mnemonic::Sysret | Mnemonic::Sysretq => Special::Syscall,
         Mnemonic::Sysenter | Mnemonic::Sysexit | Mnemonic::Sysexitq => Special::Sysenter,
+        Mnemonic::Lahf | Mnemonic::Sahf => Special::Lahf,
         // Only a code that can be decoded outside 64-bit mode can meet real mode.
         _ if !info.real_mode() && (info.mode16() || info.mode32()) => Special::ProtectedOnly,
         _ => Special::Plain,
@@ -320,3 +327,6 @@ pub fn gate(feature: CpuidFeature) -> Gate {
     };
     Gate::If(bit)
 }
+
+#[cfg(test)]
+mod tests;

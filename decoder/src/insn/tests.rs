@@ -1,4 +1,6 @@
 //! Decoded forms, by table: bytes in, fields out.
+// A table's row is a tuple.
+#![allow(clippy::type_complexity)]
 
 use iced_x86::{Code, Decoder, DecoderOptions};
 
