@@ -5,7 +5,7 @@
 //! are displacements from the next instruction.
 //!
 //! Not here: whether the instruction is allowed ([`crate::validity`]), and what is true of every
-//! instruction with the same [`Code`] ([`crate::attrs`]).
+//! instruction with the same [`Code`] ([`mod@crate::attrs`]).
 
 use bitflags::bitflags;
 use iced_x86::{Code, Instruction, OpKind, Register};

@@ -3,7 +3,7 @@
 //! `iced-x86` decodes. This crate brings its result into the form that an interpreter and a
 //! translator want ([`insn`]), finds where a straight-line block ends ([`block`]), decides what iced
 //! does not decide ([`validity`]), and knows about each instruction what a translator must know
-//! ([`attrs`]).
+//! ([`mod@attrs`]).
 //!
 //! Architecture invariant: nothing here reads guest memory, knows a vCPU, or names a `kvm_*` type. The
 //! caller brings the bytes.

@@ -186,6 +186,7 @@ fn build(code: Code, mode: CpuMode, memory: bool) -> Option<Instruction> {
                     insn.set_op_register(op, first + n);
                 }
             }
+            _ => return None,
         }
     }
     if info.require_op_mask_register() {
