@@ -21,9 +21,6 @@ pub mod pic;
 pub mod pit;
 pub mod routing;
 
-#[cfg(test)]
-mod tests;
-
 use delivery::{Delivery, DeliveryResult, Origin, Trigger};
 use ioapic::Ioapic;
 use lapic::Eoi;
