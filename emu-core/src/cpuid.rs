@@ -23,7 +23,8 @@ impl CpuidTable {
             }
             _ => Vendor::Intel,
         };
-        let instructions = CpuidSet::new(vendor, |f| feature(&entries, f));
+        // No table yet: like a processor whose CPUID was never asked, it has what it has.
+        let instructions = CpuidSet::new(vendor, |f| entries.is_empty() || feature(&entries, f));
         let maxphyaddr = match find(&entries, 0x8000_0008, 0) {
             Some(e) if e.result.eax as u8 != 0 => e.result.eax as u8,
             _ => 36,
