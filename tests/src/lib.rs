@@ -2,6 +2,5 @@
 //!
 //! The tests themselves are in `tests/tests/`, a file per subject. Unit tests stand beside the code that they test.
 
-pub mod machine;
 pub mod skip;
 pub mod workspace;

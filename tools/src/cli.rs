@@ -1,0 +1,232 @@
+//! The command line: verbs, options, and the help that teaches them. Not what the verbs do.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The statuses of `outcome`, in words.
+const EXIT_STATUSES: &str = "\
+Exit status:
+  0  the guest powered off or reset, or you left with Ctrl-A x
+  1  the host failed (no usable KVM, no network, a full disk)
+  2  bad usage or bad input (a file that is not a kernel, too little memory)
+  3  the guest took a triple fault; registers and code are on stderr
+  4  internal error: KVM_RUN could not go on; registers and code are on stderr
+  5  the time limit (--timeout) ran out
+`softkvm demo --run` exits with the status of the commands.";
+
+const EXAMPLES: &str = "\
+Examples:
+  softkvm demo                              a Debian kernel and a shell, ready in one command
+  softkvm demo --run 'uname -a; free'       run commands in the guest, get their output and status
+  softkvm run --kernel vmlinuz --initrd initrd.img --cmdline 'console=ttyS0'
+  softkvm run --kernel vmlinuz --cpus 2 --mem 1G --disk root.img --cmdline 'console=ttyS0 root=/dev/vda'
+  softkvm check                             what this host offers, and which backend is used
+  softkvm bench                             time from start to init, against QEMU's TCG
+
+The guest's serial console is your terminal: Ctrl-A x leaves, Ctrl-A a types a Ctrl-A.";
+
+/// Virtual machines without hardware virtualization, behind the Linux KVM API.
+#[derive(Debug, Parser)]
+#[command(name = "softkvm", version, after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_STATUSES}"))]
+pub struct Cli {
+    /// Log to stderr what FILTER selects, in tracing's syntax: `debug`, `softkvm=trace`, `warn,kvm_ioctl_layer=debug`
+    #[arg(long, global = true, value_name = "FILTER", default_value = "warn")]
+    pub log: String,
+    /// What to do
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Boot a Linux kernel
+    #[command(after_long_help = EXIT_STATUSES)]
+    Run(RunArgs),
+    /// Boot Debian's cloud kernel to a shell; fetches what it needs the first time
+    #[command(after_long_help = EXIT_STATUSES)]
+    Demo(DemoArgs),
+    /// Say what this host offers, which backend would be used, and what of the KVM API is there
+    Check(CheckArgs),
+    /// Measure the time from start to init against QEMU's TCG
+    Bench(BenchArgs),
+}
+
+/// The clock that the engine runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngineClock {
+    /// The host's time
+    Real,
+    /// Virtual time: retired instructions. Two runs with the same input are the same
+    Counted,
+}
+
+/// Options that every guest has.
+#[derive(Debug, Clone, Args)]
+pub struct GuestArgs {
+    /// Guest memory: a number with K, M or G; without a letter, MiB
+    #[arg(long = "mem", value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
+    pub memory: u64,
+    /// Number of vCPUs; each runs in a thread of its own
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub cpus: u32,
+    /// Raw disk image for /dev/vda (virtio); it is locked while in use, and read-only without write permission
+    #[arg(long, value_name = "IMAGE")]
+    pub disk: Option<PathBuf>,
+    /// End the guest after so many seconds, with status 5
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub timeout: Option<Duration>,
+    /// The clock that the guest's processor runs on
+    #[arg(long, value_name = "CLOCK", value_enum, default_value_t = EngineClock::Real)]
+    pub engine_clock: EngineClock,
+    /// Print counters to stderr at the end: instructions, exits by kind, TLB and shadow MMU
+    #[arg(long)]
+    pub stats: bool,
+    /// Print how it ended to stderr, as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `softkvm run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Kernel image (a bzImage, what distributions call vmlinuz)
+    #[arg(long, value_name = "BZIMAGE")]
+    pub kernel: PathBuf,
+    /// Initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line
+    #[arg(long, value_name = "STRING", default_value = "console=ttyS0", allow_hyphen_values = true)]
+    pub cmdline: String,
+    /// The guest
+    #[command(flatten)]
+    pub guest: GuestArgs,
+}
+
+/// `softkvm demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Run COMMANDS with the guest's shell, print exactly their output, and exit with their status
+    #[arg(long, value_name = "COMMANDS", allow_hyphen_values = true)]
+    pub run: Option<String>,
+    /// With --run: show the guest's console on stderr
+    #[arg(long, requires = "run")]
+    pub verbose: bool,
+    /// Boot the small built-in guest, which needs no download
+    #[arg(long, conflicts_with_all = ["run", "disk"])]
+    pub builtin: bool,
+    /// Fetch the packages again, though the cache has some
+    #[arg(long, conflicts_with = "builtin")]
+    pub refresh: bool,
+    /// The guest
+    #[command(flatten)]
+    pub guest: GuestArgs,
+}
+
+/// `softkvm check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `softkvm bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// How often each of the two boots
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
+    /// Guest memory: a number with K, M or G; without a letter, MiB
+    #[arg(long = "mem", value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
+    pub memory: u64,
+    /// Give up on a boot after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = parse_seconds)]
+    pub timeout: Duration,
+}
+
+/// A size with an optional K, M or G (KiB, MiB, GiB); a bare number counts MiB. Rounded up to a page.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+    let unit: u64 = match &text[digits.len()..] {
+        "K" | "k" | "KiB" => 1 << 10,
+        "" | "M" | "m" | "MiB" => 1 << 20,
+        "G" | "g" | "GiB" => 1 << 30,
+        _ => return Err("a size is a number with K, M or G, such as 512M".into()),
+    };
+    let number: u64 =
+        digits.parse().map_err(|_| "a size is a number with K, M or G, such as 512M".to_string())?;
+    number
+        .checked_mul(unit)
+        .and_then(|bytes| bytes.checked_next_multiple_of(4096))
+        .ok_or_else(|| "this size is beyond 64 bits".into())
+}
+
+/// Seconds, fractions allowed.
+pub fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "a time is a number of seconds".to_string())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if duration > Duration::ZERO => Ok(duration),
+        _ => Err("a time limit is a positive number of seconds".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("512M", 512 << 20),
+            ("2G", 2 << 30),
+            ("64", 64 << 20),
+            ("8192K", 8 << 20),
+            ("1k", 4096),
+            ("0", 0),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "M", "-1", "1.5G", "1T", "0x10", "99999999999999999999", "17179869184G", "M5"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn time_limits() {
+        assert_eq!(parse_seconds("1.5"), Ok(Duration::from_millis(1500)));
+        for text in ["0", "-1", "nan", "inf", "1e300", "soon"] {
+            assert!(parse_seconds(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn options_have_the_documented_defaults() {
+        let cli = Cli::try_parse_from(["softkvm", "run", "--kernel", "k"]).unwrap();
+        let Verb::Run(run) = cli.verb else { panic!("run") };
+        assert_eq!((run.guest.memory, run.guest.cpus), (512 << 20, 1));
+        assert_eq!(run.cmdline, "console=ttyS0");
+        assert_eq!(run.guest.engine_clock, EngineClock::Real);
+        for bad in [
+            &["run"][..],
+            &["run", "--kernel", "k", "--cpus", "-1"],
+            &["demo", "--builtin", "--run", "x"],
+            &["fly"],
+            &[],
+        ] {
+            assert!(Cli::try_parse_from([&["softkvm"], bad].concat()).is_err(), "{bad:?}");
+        }
+    }
+}

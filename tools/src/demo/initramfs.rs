@@ -1,0 +1,216 @@
+//! The Debian guest's file system: busybox, its names, a few device nodes and /init, as a newc archive.
+//!
+//! What /init does with it is the shell script in this file.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::Command;
+
+use cpio::newc::{Builder, ModeFileType, trailer};
+
+use super::cache::GuestFiles;
+
+/// What /init does once the file systems are mounted.
+pub enum Init {
+    /// A shell on the console.
+    Shell,
+    /// Commands with their output on the second serial line, errors on the third, the status after a marker.
+    Run {
+        /// For the shell.
+        commands: String,
+        /// See `marker`.
+        marker: String,
+    },
+    #[allow(dead_code)] // for bench
+    /// Print a marker on the console and wait: what `bench` measures.
+    Announce {
+        /// The line that is printed.
+        marker: String,
+    },
+}
+
+/// The modules that the disk needs, in the order of loading.
+pub const DISK_MODULES: [&str; 4] = ["virtio", "virtio_ring", "virtio_mmio", "virtio_blk"];
+
+const PROLOGUE: &str = r#"#!/bin/sh
+export PATH=/bin HOME=/root TERM="${TERM:-linux}"
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+hostname softkvm
+for module in virtio virtio_ring virtio_mmio virtio_blk; do
+    [ -e /modules/$module.ko ] && insmod /modules/$module.ko
+done
+"#;
+
+const SHELL: &str = r#"
+echo
+echo "Debian's kernel $(uname -r) on softkvm, $(nproc) CPU(s), $(free -m | awk '/^Mem/ {print $2}') MiB."
+echo "This is busybox' shell. 'exit' or 'poweroff -f' ends the guest, Ctrl-A x leaves it."
+echo
+cd /root
+setsid cttyhack sh
+sync
+poweroff -f
+"#;
+
+const RUN: &str = r#"
+exec 3>/dev/ttyS1 4>/dev/ttyS2
+stty raw -echo 115200 </dev/ttyS1
+stty -echo 115200 </dev/ttyS2
+cd /root
+sh /commands </dev/null >&3 2>&4 3>&- 4>&-
+printf '%s %d\n' 'MARKER' $? >&3
+exec 3>&- 4>&-
+sync
+poweroff -f
+"#;
+
+const ANNOUNCE: &str = r#"
+echo 'MARKER'
+read -r answer
+poweroff -f
+"#;
+
+/// Builds the archive.
+pub fn build(files: &GuestFiles, init: &Init, disk: bool) -> io::Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    for directory in ["bin", "dev", "modules", "proc", "root", "sys", "tmp", "etc"] {
+        archive.directory(directory)?;
+    }
+    archive.link("sbin", "bin")?;
+    archive.node("dev/console", (5, 1))?;
+    archive.node("dev/null", (1, 3))?;
+    archive.file("bin/busybox", 0o755, &fs::read(files.busybox())?)?;
+    for applet in applets(&files.busybox())? {
+        archive.link(&format!("bin/{applet}"), "busybox")?;
+    }
+    archive.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n")?;
+    archive.file("etc/group", 0o644, b"root:x:0:\n")?;
+    if disk {
+        for name in DISK_MODULES {
+            let path = files.module(name);
+            archive.file(&format!("modules/{name}.ko"), 0o644, &fs::read(&path)?)?;
+        }
+    }
+    let body = match init {
+        Init::Shell => SHELL.to_string(),
+        Init::Run { commands, marker } => {
+            archive.file("commands", 0o644, commands.as_bytes())?;
+            RUN.replace("MARKER", marker)
+        }
+        Init::Announce { marker } => ANNOUNCE.replace("MARKER", marker),
+    };
+    archive.file("init", 0o755, format!("{PROLOGUE}{body}").as_bytes())?;
+    archive.finish()
+}
+
+/// The names that this busybox answers to. It is a static program for this architecture, so it can say itself.
+fn applets(busybox: &Path) -> io::Result<Vec<String>> {
+    let output = Command::new(busybox).arg("--list").output()?;
+    if !output.status.success() {
+        return Err(io::Error::other(format!("{} --list: {}", busybox.display(), output.status)));
+    }
+    let names = String::from_utf8_lossy(&output.stdout);
+    Ok(names
+        .lines()
+        .map(str::trim)
+        .filter(|name| is_file_name(name) && *name != "busybox")
+        .map(String::from)
+        .collect())
+}
+
+fn is_file_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains('/') && name != "." && name != ".."
+}
+
+/// A newc archive in the making. Everything belongs to root, and nothing bears a date: the same input gives the
+/// same bytes.
+#[derive(Default)]
+struct Archive {
+    bytes: Vec<u8>,
+    entries: u32,
+}
+
+impl Archive {
+    fn entry(&mut self, builder: Builder, kind: ModeFileType, contents: &[u8]) -> io::Result<()> {
+        use io::Write;
+        self.entries += 1;
+        let size = u32::try_from(contents.len()).map_err(io::Error::other)?;
+        let builder = builder.ino(self.entries).set_mode_file_type(kind);
+        let mut writer = builder.write(&mut self.bytes, size);
+        writer.write_all(contents)?;
+        writer.finish()?;
+        Ok(())
+    }
+
+    fn directory(&mut self, name: &str) -> io::Result<()> {
+        self.entry(Builder::new(name).mode(0o755).nlink(2), ModeFileType::Directory, &[])
+    }
+
+    fn file(&mut self, name: &str, mode: u32, contents: &[u8]) -> io::Result<()> {
+        self.entry(Builder::new(name).mode(mode).nlink(1), ModeFileType::Regular, contents)
+    }
+
+    fn link(&mut self, name: &str, target: &str) -> io::Result<()> {
+        self.entry(Builder::new(name).mode(0o777).nlink(1), ModeFileType::Symlink, target.as_bytes())
+    }
+
+    fn node(&mut self, name: &str, (major, minor): (u32, u32)) -> io::Result<()> {
+        let builder = Builder::new(name).mode(0o600).nlink(1).rdev_major(major).rdev_minor(minor);
+        self.entry(builder, ModeFileType::Char, &[])
+    }
+
+    fn finish(mut self) -> io::Result<Vec<u8>> {
+        trailer(&mut self.bytes)?;
+        Ok(self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// GNU cpio or busybox' is the independent judge; without one, the crate reads its own.
+    #[test]
+    fn the_archive_has_what_was_put_in() {
+        let mut archive = Archive::default();
+        archive.directory("bin").unwrap();
+        archive.file("bin/tool", 0o755, b"#!/bin/sh\n").unwrap();
+        archive.link("bin/other", "tool").unwrap();
+        archive.node("null", (1, 3)).unwrap();
+        let bytes = archive.finish().unwrap();
+        assert_eq!(bytes.len() % 4, 0);
+        let mut rest = bytes.as_slice();
+        let mut seen = Vec::new();
+        loop {
+            let reader = cpio::newc::Reader::new(rest).unwrap();
+            if reader.entry().is_trailer() {
+                break;
+            }
+            let entry = reader.entry();
+            seen.push((entry.name().to_string(), entry.mode(), entry.rdev_minor(), entry.file_size()));
+            rest = reader.finish().unwrap();
+        }
+        let wanted = [
+            ("bin", 0o040755, 0, 0),
+            ("bin/tool", 0o100755, 0, 10),
+            ("bin/other", 0o120777, 0, 4),
+            ("null", 0o020600, 3, 0),
+        ];
+        assert_eq!(seen, wanted.map(|(name, mode, minor, size)| (name.to_string(), mode, minor, size)));
+    }
+
+    #[test]
+    fn the_script_loads_the_disks_modules_in_order() {
+        assert!(PROLOGUE.contains(&DISK_MODULES.join(" ")));
+    }
+
+    #[test]
+    fn names_from_outside_stay_in_their_directory() {
+        for (name, good) in [("sh", true), ("[[", true), ("", false), ("..", false), ("a/b", false)] {
+            assert_eq!(is_file_name(name), good, "{name:?}");
+        }
+    }
+}
