@@ -207,8 +207,9 @@ impl Vcpu {
                 part.copy_from_slice(&a[..n]);
             } else if self.device_mmio_read(gpa.wrapping_add(done as u64), part) {
                 self.stats.device_accesses += 1;
-                let data = part.to_vec();
-                self.io.record(request, &data);
+                self.io.record(request, part);
+                // The loop forgets the answer when the instruction has committed.
+                self.attend(ATTENTION_IO);
             } else {
                 self.io.request = Some(request);
                 return Err(Stop::Need);

@@ -441,6 +441,7 @@ impl Processor {
                     }
                 }
                 if vcpu.hot.attention != 0 {
+                    vcpu.io.commit();
                     break;
                 }
             }
