@@ -2,5 +2,6 @@
 //!
 //! The tests themselves are in `tests/tests/`, a file per subject. Unit tests stand beside the code that they test.
 
+pub mod machine;
 pub mod skip;
 pub mod workspace;
