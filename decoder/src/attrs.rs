@@ -10,7 +10,7 @@ use iced_x86::{
     Code, CpuidFeature, EncodingKind, FlowControl, Instruction, InstructionInfoFactory,
     InstructionInfoOptions, Mnemonic, OpAccess, OpCodeOperandKind, OpKind, RflagsBits,
 };
-use x86_arch::regs::Rflags;
+use x86_arch::regs::{Rflags, Seg};
 
 use crate::insn::{Insn, OperandKind};
 
@@ -177,6 +177,13 @@ pub fn flag_use(insn: &Insn) -> FlagUse {
         }
     }
     flags
+}
+
+/// Whether interrupts are held off for one instruction behind this one: [`Attr::SHADOW`], with the operand of MOV to a
+/// segment register looked at. (STI does so only if IF was 0.)
+pub fn casts_shadow(insn: &Insn) -> bool {
+    let attr = attrs(insn.code).attr;
+    attr.contains(Attr::SHADOW) && (insn.kinds[0] != OperandKind::Reg || insn.r[0] == Seg::Ss as u8)
 }
 
 /// The immediate count of a shift or rotate.

@@ -176,7 +176,8 @@ impl Mem {
     }
 
     /// The effective address: the offset into the segment. `regs` is the vCPU's register file, where RIP
-    /// already points to the next instruction.
+    /// already points to the next instruction. (POP to memory addressed by rSP uses rSP after its increment, SDM vol. 2B,
+    /// POP: its handler's business.)
     #[inline(always)]
     pub fn ea(&self, regs: &[u64; REG_COUNT]) -> u64 {
         self.ea_plus(regs, 0)
@@ -245,14 +246,13 @@ impl Insn {
     pub fn from_iced(i: &Instruction, bytes: &[u8], mode: CpuMode) -> Insn {
         let code = i.code();
         let len = i.len().min(bytes.len()).min(MAX_INSN_LEN);
-        let raw = &bytes[..len];
         if code == Code::INVALID {
-            return Insn::new_fault(Vector::Ud, raw, mode);
+            return Insn::new_fault(Vector::Ud, &bytes[..len], mode);
         }
-        let mut insn = Insn::empty(raw, mode);
+        let mut insn = Insn::empty(bytes, len, mode);
         insn.code = code;
         insn.op_size = attrs::op_size(code);
-        insn.prefixes = prefixes(i, raw, mode);
+        insn.prefixes = prefixes(i, &bytes[..len], mode);
 
         // Without a memory operand the prefixes alone choose segment and address size.
         let addr32_16 = match (mode, insn.prefixes.contains(Prefixes::ADDRSIZE)) {
@@ -286,14 +286,22 @@ impl Insn {
         insn
     }
 
-    fn empty(raw: &[u8], mode: CpuMode) -> Insn {
-        let mut bytes = [0; MAX_INSN_LEN];
-        bytes[..raw.len()].copy_from_slice(raw);
+    /// With the first `len` of `bytes`, which are at least as many, and at most 15.
+    #[inline(always)]
+    fn empty(bytes: &[u8], len: usize, mode: CpuMode) -> Insn {
+        let mut kept = [0; MAX_INSN_LEN];
+        if let Some(chunk) = bytes.first_chunk::<16>() {
+            // A copy of constant length and a mask, where a copy of variable length is a call.
+            let masked = u128::from_le_bytes(*chunk) & !(u128::MAX << (8 * len));
+            kept.copy_from_slice(&masked.to_le_bytes()[..MAX_INSN_LEN]);
+        } else {
+            kept[..len].copy_from_slice(&bytes[..len]);
+        }
         Insn {
             mem: Mem::NONE,
             imm: 0,
-            bytes,
-            len: raw.len() as u8,
+            bytes: kept,
+            len: len as u8,
             code: Code::INVALID,
             imm2: 0,
             r: [0; 4],
@@ -307,7 +315,7 @@ impl Insn {
     /// An entry that stands for a fault which executing these bytes raises: #UD, or #GP(0) for an instruction that
     /// is too long. At most 15 of the bytes are kept.
     pub fn new_fault(vector: Vector, bytes: &[u8], mode: CpuMode) -> Insn {
-        let mut insn = Insn::empty(&bytes[..bytes.len().min(MAX_INSN_LEN)], mode);
+        let mut insn = Insn::empty(bytes, bytes.len().min(MAX_INSN_LEN), mode);
         insn.imm = vector as u64;
         insn
     }

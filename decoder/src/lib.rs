@@ -13,7 +13,7 @@ pub mod block;
 pub mod insn;
 pub mod validity;
 
-pub use attrs::{Attr, Attrs, FlagUse, MemAccess, attrs, flag_use};
+pub use attrs::{Attr, Attrs, FlagUse, MemAccess, attrs, casts_shadow, flag_use};
 pub use block::{Block, BlockEnd, NeedsMoreBytes, decode_block, decode_one};
 pub use iced_x86::Code;
 pub use insn::{CpuMode, Form, Insn, Mem, OperandKind, Prefixes};

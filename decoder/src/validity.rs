@@ -195,7 +195,7 @@ fn special(code: Code) -> Special {
 }
 
 /// The NOP that a hint is on a processor that does not know it: hints were given encodings that were NOPs
-/// (SDM vol. 2A, CLDEMOTE; vol. 1, 17.3.1 of ENDBR and RDSSP; vol. 2B, PREFETCHW).
+/// (SDM vol. 2A, CLDEMOTE, ENDBR64; vol. 2B, PREFETCHW, RDSSP).
 fn as_hint(code: Code) -> Option<Code> {
     use Mnemonic as M;
     match code.mnemonic() {

@@ -373,7 +373,8 @@ impl Vcpu {
             return true;
         }
         let bus = vm.bus.read().clone();
-        bus.mmio_write(gpa.0, data)
+        let taken = bus.mmio_write(gpa.0, data);
+        self.after_bus(taken)
     }
 
     /// A port read that a device inside answers. The chips' ports are a byte wide: the first byte decides.
@@ -423,7 +424,17 @@ impl Vcpu {
             return true;
         }
         let bus = vm.bus.read().clone();
-        bus.pio_write(port, data)
+        let taken = bus.pio_write(port, data);
+        self.after_bus(taken)
+    }
+
+    /// A device outside was told something, and may write guest memory by now: no decoded block is trusted.
+    fn after_bus(&mut self, taken: bool) -> bool {
+        if taken {
+            self.mmu.drop_exec_tags();
+            self.attend(ATTENTION_EVENT);
+        }
+        taken
     }
 
     /// A write to CR8 whose reserved bits the caller has checked: the APIC's TPR where it is inside.

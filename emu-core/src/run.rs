@@ -189,6 +189,8 @@ impl Processor {
             v.update_kvmclock();
         }
         if bits.contains(Requests::EVENT) {
+            // Who sends an interrupt may have written code before it, behind our back.
+            v.mmu.drop_exec_tags();
             v.attend(ATTENTION_EVENT);
         }
         if bits.contains(Requests::EXIT) {

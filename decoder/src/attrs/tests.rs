@@ -184,3 +184,17 @@ fn properties() {
         assert_eq!(attrs(code).attr & kept, expected, "{code:?}");
     }
 }
+
+#[test]
+fn shadows() {
+    for (bytes, shadow) in [
+        (&[0x8e, 0xd0][..], true),
+        (&[0x8e, 0x10], true),
+        (&[0x8e, 0xd8], false),
+        (&[0xfb], true),
+        (&[0x0f, 0xb2, 0x00], false),
+        (&[0x90], false),
+    ] {
+        assert_eq!(casts_shadow(&decode(bytes)), shadow, "{bytes:02x?}");
+    }
+}
