@@ -14,10 +14,17 @@
 //! - What changes interruptibility, mode or decoding calls `Vcpu::attend`; the block then ends after it.
 
 pub mod alu;
+pub mod atomic;
+pub mod bcd;
+pub mod bit;
+pub mod bmi;
 pub mod branch;
 pub mod flags;
 pub mod mov;
+pub mod muldiv;
 pub mod operand;
+pub mod shift;
+pub mod stack;
 
 use crate::exit::{Result, Stop};
 use crate::vcpu::Vcpu;
@@ -30,7 +37,18 @@ pub type Handler = fn(&mut Vcpu, &Insn) -> Result;
 type Select = fn(&Insn) -> Option<Handler>;
 
 /// The families, most frequent first.
-const FAMILIES: &[Select] = &[mov::select, alu::select, branch::select];
+const FAMILIES: &[Select] = &[
+    mov::select,
+    alu::select,
+    branch::select,
+    stack::select,
+    shift::select,
+    muldiv::select,
+    bit::select,
+    atomic::select,
+    bmi::select,
+    bcd::select,
+];
 
 /// The handler of a decoded instruction.
 pub fn select(i: &Insn) -> Handler {
