@@ -476,6 +476,7 @@ impl Rig {
         let v = self.cpu();
         let handler = interp::select(insn);
         v.io.restart();
+        v.hot.attention = 0;
         let start = v.hot.regs[RIP];
         v.hot.regs[RIP] = start.wrapping_add(insn.len as u64) & v.hot.rip_mask;
         v.insn_len = insn.len;

@@ -435,7 +435,8 @@ impl Processor {
                 vcpu.hot.regs[RIP] = start.wrapping_add(op.insn.len as u64) & vcpu.hot.rip_mask;
                 vcpu.insn_len = op.insn.len;
                 match (op.handler)(vcpu, &op.insn) {
-                    Ok(()) => vcpu.hot.retired += 1,
+                    // Wraps: a REP that goes on took one away.
+                    Ok(()) => vcpu.hot.retired = vcpu.hot.retired.wrapping_add(1),
                     Err(stop) => {
                         vcpu.hot.regs[RIP] = start;
                         failed = Some(stop);
@@ -492,17 +493,22 @@ impl Processor {
         let shadow = core::mem::take(&mut vcpu.events.shadow);
         vcpu.hot.regs[RIP] = start.wrapping_add(op.insn.len as u64) & vcpu.hot.rip_mask;
         vcpu.insn_len = op.insn.len;
+        if tf || self.debug.single_step {
+            // A REP traps after each iteration (SDM vol. 3B, 17.3.1.4): it stops at attention.
+            vcpu.attend(ATTENTION_STEP);
+        }
         if let Err(stop) = (op.handler)(vcpu, &op.insn) {
             vcpu.hot.regs[RIP] = start;
             vcpu.events.shadow = shadow;
             return Err(stop);
         }
-        vcpu.hot.retired += 1;
+        vcpu.hot.retired = vcpu.hot.retired.wrapping_add(1);
         vcpu.io.commit();
         self.restarting = false;
         // RF suppresses breakpoints for one instruction; what sets it (IRET, POPF) keeps it for the
         // next (SDM vol. 3A, 17.3.1.1).
-        if rf {
+        let goes_on = op.insn.rep() && vcpu.hot.regs[RIP] == start;
+        if rf && !goes_on {
             vcpu.hot.rflags &= !Rflags::RF.bits();
         }
         if (tf && !vcpu.events.suppress_step()) || self.debug.single_step {

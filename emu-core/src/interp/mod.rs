@@ -23,8 +23,10 @@ pub mod flags;
 pub mod mov;
 pub mod muldiv;
 pub mod operand;
+pub mod port_io;
 pub mod shift;
 pub mod stack;
+pub mod string;
 
 use crate::exit::{Result, Stop};
 use crate::vcpu::Vcpu;
@@ -42,11 +44,13 @@ const FAMILIES: &[Select] = &[
     alu::select,
     branch::select,
     stack::select,
+    string::select,
     shift::select,
     muldiv::select,
     bit::select,
     atomic::select,
     bmi::select,
+    port_io::select,
     bcd::select,
 ];
 
