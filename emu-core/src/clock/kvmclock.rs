@@ -2,7 +2,7 @@
 //!
 //! Given the guest TSC's frequency and one pair (TSC, nanoseconds), [`PvclockVcpuTimeInfo`] lets the guest compute
 //! nanoseconds from its own RDTSC. The VM's clock itself, which KVM_GET_CLOCK reads and KVM_SET_CLOCK moves, is
-//! [`VmClock`]. Nothing here writes guest memory: a [`VersionedWrite`] says which bytes go where, in order.
+//! [`crate::vm_clock`]'s. Nothing here writes guest memory: a [`VersionedWrite`] says which bytes go where, in order.
 
 /// Nanoseconds in a second.
 const NS_PER_SEC: u64 = 1_000_000_000;
@@ -157,38 +157,100 @@ impl WallClock {
     }
 }
 
-/// The VM's kvmclock: monotonic nanoseconds plus an offset.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct VmClock {
-    offset_ns: u64,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl VmClock {
-    /// A clock that starts at zero now.
-    pub const fn started_at(now_ns: u64) -> VmClock {
-        VmClock { offset_ns: now_ns.wrapping_neg() }
+    /// What a guest does, with its 64- and 96-bit arithmetic (msr.txt).
+    fn guest_nanoseconds(info: &PvclockVcpuTimeInfo, tsc: u64) -> u64 {
+        let mut time = tsc.wrapping_sub(info.tsc_timestamp);
+        if info.scale.shift >= 0 {
+            time <<= info.scale.shift;
+        } else {
+            time >>= -info.scale.shift;
+        }
+        let time = (u128::from(time) * u128::from(info.scale.mul)) >> 32;
+        (time as u64).wrapping_add(info.system_time)
     }
 
-    /// KVM_GET_CLOCK.
-    pub const fn get(&self, now_ns: u64) -> u64 {
-        now_ns.wrapping_add(self.offset_ns)
+    #[test]
+    fn agrees_with_nanoseconds_within_a_millionth() {
+        let odd = [500_001, 999_999, 1_000_000, 1_000_001, 2_133_408, 2_399_998, 3_393_624, 4_999_999];
+        for khz in (500_000..=5_000_000).step_by(12_347).chain(odd) {
+            let scale = TscToSystem::from_khz(khz).unwrap();
+            assert!(scale.mul >= 1 << 31, "{khz} kHz: {scale:?} wastes precision");
+            let info = PvclockVcpuTimeInfo { tsc_timestamp: 1 << 40, system_time: 77, scale, flags: 0 };
+            for ms in [1u64, 1000, 3_600_000] {
+                let tsc = (1 << 40) + ms * u64::from(khz);
+                let expected = 77 + ms * 1_000_000;
+                for got in [guest_nanoseconds(&info, tsc), info.at(tsc)] {
+                    let error = got.abs_diff(expected);
+                    assert!(error <= (expected / 1_000_000).max(2), "{khz} kHz, {ms} ms: {error} ns off");
+                }
+            }
+        }
     }
 
-    /// KVM_SET_CLOCK.
-    pub const fn set(&mut self, clock_ns: u64, now_ns: u64) {
-        self.offset_ns = clock_ns.wrapping_sub(now_ns);
+    #[test]
+    fn factors() {
+        // (kHz, mul, shift)
+        let rows = [
+            (1_000_000, 1 << 31, 1),
+            (2_000_000, 1 << 31, 0),
+            (4_000_000, 1 << 31, -1),
+            (3_000_000, 0xaaaa_aaab, -1),
+            (1, 0xf424_0000, 20),
+        ];
+        for (khz, mul, shift) in rows {
+            assert_eq!(TscToSystem::from_khz(khz), Some(TscToSystem { mul, shift }), "{khz} kHz");
+        }
+        assert_eq!(TscToSystem::from_khz(0), None);
+        let slowest = TscToSystem::from_khz(u32::MAX).unwrap();
+        assert_eq!(slowest.shift, -12);
+        assert!(slowest.nanoseconds(u64::from(u32::MAX) * 1000).abs_diff(1_000_000_000) <= 1);
     }
 
-    /// KVM_SET_CLOCK with KVM_CLOCK_REALTIME: the time since `realtime_ns`, when the clock was read elsewhere, is
-    /// added; a realtime in the future adds nothing.
-    pub const fn set_with_realtime(
-        &mut self,
-        clock_ns: u64,
-        realtime_ns: u64,
-        now_realtime_ns: u64,
-        now_ns: u64,
-    ) {
-        let passed = now_realtime_ns.saturating_sub(realtime_ns);
-        self.set(clock_ns.wrapping_add(passed), now_ns);
+    fn memory_after<const SIZE: usize>(write: &VersionedWrite<SIZE>) -> [[u8; SIZE]; 3] {
+        let mut memory = [0xee; SIZE];
+        write.steps().map(|step| {
+            memory[step.offset..step.offset + step.bytes.len()].copy_from_slice(step.bytes);
+            memory
+        })
+    }
+
+    #[test]
+    fn version_protocol() {
+        let info = PvclockVcpuTimeInfo {
+            tsc_timestamp: 0x1112_1314_1516_1718,
+            system_time: 0x2122_2324_2526_2728,
+            scale: TscToSystem { mul: 0x3132_3334, shift: -3 },
+            flags: PVCLOCK_TSC_STABLE,
+        };
+        // (version in guest memory, odd, even)
+        for (old, odd, even) in
+            [(0u32, 1u32, 2u32), (6, 7, 8), (7, 9, 10), (u32::MAX, 1, 2), (u32::MAX - 1, u32::MAX, 0)]
+        {
+            let [begun, filled, done] = memory_after(&info.write(old));
+            assert_eq!(begun[..4], odd.to_le_bytes(), "from {old}");
+            assert_eq!(begun[4..], [0xee; 28], "nothing else yet");
+            assert_eq!(filled[..4], odd.to_le_bytes());
+            assert_eq!(done[..4], even.to_le_bytes());
+            assert_eq!(done[4..], filled[4..]);
+            assert_eq!(done[4..8], [0; 4]);
+            assert_eq!(done[8..16], info.tsc_timestamp.to_le_bytes());
+            assert_eq!(done[16..24], info.system_time.to_le_bytes());
+            assert_eq!(done[24..], [0x34, 0x33, 0x32, 0x31, 0xfd, 1, 0, 0]);
+        }
+    }
+
+    #[test]
+    fn wall_clock() {
+        let wall = WallClock::new(1_700_000_000_123_456_789, 23_456_789);
+        assert_eq!(wall, WallClock { sec: 1_700_000_000, nsec: 100_000_000 });
+        let [_, _, done] = memory_after(&wall.write(2));
+        assert_eq!(done[..4], [4, 0, 0, 0]);
+        assert_eq!(done[4..8], 1_700_000_000u32.to_le_bytes());
+        assert_eq!(done[8..], 100_000_000u32.to_le_bytes());
+        assert_eq!(WallClock::new(5, 10), WallClock { sec: 0, nsec: 0 });
     }
 }

@@ -76,14 +76,6 @@ impl Tsc {
         self.offset = self.offset_for(value, host_tsc);
         true
     }
-
-    /// The host TSC at which the guest's will read `value`, at the earliest from `host_tsc` on; `None` if that is
-    /// past the end of the host's.
-    pub fn host_tsc_for(&self, value: u64, host_tsc: u64) -> Option<u64> {
-        let ticks = value.saturating_sub(self.read(host_tsc));
-        let host_ticks = (u128::from(ticks) << RATIO_FRACTION_BITS).div_ceil(u128::from(self.ratio.max(1)));
-        host_tsc.checked_add(u64::try_from(host_ticks).ok()?)
-    }
 }
 
 /// A VM's memory of TSC writes, by which vCPUs that are set one after the other come out equal.
@@ -131,5 +123,77 @@ impl TscSync {
         let value = tsc.read(host_tsc);
         self.last = Some(LastWrite { ns: now_ns, value, khz: tsc.khz, offset: tsc.offset });
         matched.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios() {
+        assert_eq!(ratio(2_000_000, 2_000_000), Some(RATIO_ONE));
+        assert_eq!(ratio(1_000_000, 2_000_000), Some(RATIO_ONE / 2));
+        assert_eq!(ratio(0, 2_000_000), None);
+        assert_eq!(ratio(2_000_000, 0), None);
+        assert_eq!(ratio(u32::MAX, 1), None, "does not fit");
+        assert_eq!(scale(u64::MAX, RATIO_ONE), u64::MAX);
+        assert_eq!(scale(1 << 63, RATIO_ONE / 2), 1 << 62);
+        // Three days at 3 GHz, seen at 2.6 GHz: exact to a tick in a billion.
+        let (host, guest) = (3_000_000u32, 2_600_000u32);
+        let ticks = 3 * 86_400 * 1000 * u64::from(host);
+        let exact = (u128::from(ticks) * u128::from(guest) / u128::from(host)) as u64;
+        let scaled = scale(ticks, ratio(guest, host).unwrap());
+        assert!(exact - scaled < exact / 1_000_000_000, "{exact} {scaled}");
+    }
+
+    #[test]
+    fn guest_writes_and_adjust() {
+        let mut tsc = Tsc::starting_at(1_000, 2_000_000);
+        assert_eq!(tsc.read(1_500), 500);
+        tsc.write(10_000, 1_500);
+        assert_eq!((tsc.read(1_500), tsc.adjust), (10_000, 9_500));
+        tsc.write_adjust(0);
+        assert_eq!((tsc.read(1_500), tsc.adjust), (500, 0), "as if it had never been written");
+        tsc.write_adjust(5u64.wrapping_neg());
+        assert_eq!(tsc.read(1_500), 495);
+        tsc.set_adjust(77);
+        assert_eq!((tsc.read(1_500), tsc.adjust), (495, 77), "restored: no move");
+        tsc.write(0, 2_000);
+        assert_eq!(tsc.read(2_001), 1);
+    }
+
+    #[test]
+    fn frequency_change_does_not_jump() {
+        let mut tsc = Tsc::starting_at(0, 2_000_000);
+        assert!(tsc.set_khz(3_000_000, 2_000_000, 1_000_000));
+        assert_eq!((tsc.read(1_000_000), tsc.read(1_000_002)), (1_000_000, 1_000_003));
+        assert!(!tsc.set_khz(0, 2_000_000, 0) && tsc.khz == 3_000_000);
+    }
+
+    #[test]
+    fn synchronisation() {
+        const KHZ: u32 = 2_000_000;
+        let host = |ns: u64| ns * 2 + 12_345;
+        let fresh = || Tsc::starting_at(0, KHZ);
+        let mut sync = TscSync::default();
+        let (mut first, mut second) = (fresh(), fresh());
+        // Creation, a while apart: the same offset.
+        assert!(!sync.write(&mut first, 0, host(0), 0, false));
+        assert_eq!(first.read(host(0)), 0);
+        assert!(sync.write(&mut second, 0, host(5_000), 5_000, false));
+        assert_eq!(first.offset, second.offset);
+        // A VMM restores 10^12 on both, a millisecond apart.
+        assert!(!sync.write(&mut first, 1_000_000_000_000, host(10_000), 10_000, true));
+        assert_eq!(first.read(host(10_000)), 1_000_000_000_000);
+        assert!(sync.write(&mut second, 1_000_000_000_000, host(1_010_000), 1_010_000, true));
+        assert_eq!(first.offset, second.offset);
+        // A value over a second off is meant as it is.
+        let far = 1_000_000_000_000 + 3 * 2_000_000_000;
+        assert!(!sync.write(&mut second, far, host(1_020_000), 1_020_000, true));
+        assert_eq!(second.read(host(1_020_000)), far);
+        // So is one at another frequency.
+        let mut third = Tsc { khz: KHZ / 2, ..fresh() };
+        assert!(!sync.write(&mut third, far, host(1_020_000), 1_020_000, true));
     }
 }

@@ -3,6 +3,9 @@
 //! It turns pin levels into messages. Who gets a message is [`super::delivery`]'s affair, and which GSI is wired to
 //! which pin that of [`super::routing`].
 
+#[cfg(test)]
+mod tests;
+
 use super::delivery::{Delivery, DeliveryMode, DestMode, Origin, Trigger};
 use super::{LineStatus, SourceId};
 

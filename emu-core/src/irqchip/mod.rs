@@ -21,6 +21,9 @@ pub mod pic;
 pub mod pit;
 pub mod routing;
 
+#[cfg(test)]
+mod tests;
+
 use delivery::{Delivery, DeliveryResult, Origin, Trigger};
 use ioapic::Ioapic;
 use lapic::Eoi;
@@ -294,10 +297,14 @@ impl IrqChip {
         }
     }
 
+    /// What follows every access to the PICs: those who wait for an end are told, then the chips settle.
     fn acknowledge_pic(&mut self, ended: EndedIrqs, outcome: &mut Outcome) {
         for irq in (0..16u8).filter(|irq| ended & 1 << irq != 0) {
             let chip = if irq < 8 { Chip::PicMaster } else { Chip::PicSlave };
             self.acknowledge(chip, irq & 7, outcome);
+        }
+        if let Some(pic) = self.pic() {
+            pic.settle();
         }
     }
 

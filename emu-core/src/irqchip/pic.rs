@@ -4,6 +4,9 @@
 //! KVM_GET_IRQCHIP shows that state. ICW1's LTIM and SNGL bits are ignored, as there: a PC sets levels in the ELCR and
 //! has two controllers. Which GSI is wired to which input is [`super::routing`]'s affair.
 
+#[cfg(test)]
+mod tests;
+
 use super::{LineStatus, SourceId};
 
 /// Inputs of both controllers.
@@ -93,12 +96,10 @@ impl PicState {
         } else if level && self.last_irr & bit == 0 {
             self.irr |= bit;
         }
-        let rose = self.irr & bit != 0 && !was_requested;
-        let held = level && !rose;
         self.last_irr = if level { self.last_irr | bit } else { self.last_irr & !bit };
         if self.imr & bit != 0 {
             LineStatus::IGNORED
-        } else if held && was_requested {
+        } else if level && was_requested {
             LineStatus::COALESCED
         } else {
             LineStatus::delivered(1)
@@ -239,12 +240,15 @@ impl PicPair {
         let asserted = source.drive(sources, level);
         let chip = if irq < 8 { &mut self.master } else { &mut self.slave };
         let status = chip.set_input(irq & 7, asserted);
-        self.update_cascade();
+        self.settle();
         status
     }
 
-    /// The slave's INT reaches the master as a pulse, which its edge detector latches.
-    fn update_cascade(&mut self) {
+    /// The slave's INT reaches the master, as a pulse which its edge detector latches.
+    ///
+    /// To be called after [`PicPair::ack`], [`PicPair::read`] and [`PicPair::write`], but first those who wait for the
+    /// end of an interrupt are told: a level that they release must not be promised to the processor again.
+    pub fn settle(&mut self) {
         if self.slave.request(false).is_some() {
             self.master.set_input(CASCADE, true);
             self.master.set_input(CASCADE, false);
@@ -258,7 +262,7 @@ impl PicPair {
 
     /// INTA: the vector, and the IRQs that ended with it (automatic EOI). With nothing to acknowledge the vector is
     /// the spurious one of the controller that was asked: IRQ 7, or 15 if the master had promised an interrupt of the
-    /// slave's (data sheet, "interrupt sequence").
+    /// slave's (data sheet, "interrupt sequence"). [`PicPair::settle`] follows.
     pub fn ack(&mut self) -> (u8, EndedIrqs) {
         let Some(input) = self.master.request(true) else {
             return (self.master.irq_base.wrapping_add(SPURIOUS), 0);
@@ -272,11 +276,10 @@ impl PicPair {
             }
             vector = self.slave.irq_base.wrapping_add(slave_input.unwrap_or(SPURIOUS));
         }
-        self.update_cascade();
         (vector, ended)
     }
 
-    /// A byte read from a port; `None` if the port is not a PIC's.
+    /// A byte read from a port; `None` if the port is not a PIC's. [`PicPair::settle`] follows.
     pub fn read(&mut self, port: u16) -> Option<(u8, EndedIrqs)> {
         match port {
             0x4d0 => return Some((self.master.elcr, 0)),
@@ -306,11 +309,10 @@ impl PicPair {
             // What the slave had asked the master for is done.
             self.master.irr &= !(1 << CASCADE);
         }
-        self.update_cascade();
         (0x80 | input, ended << if is_master { input } else { input + 8 })
     }
 
-    /// A byte written to a port; `None` if the port is not a PIC's.
+    /// A byte written to a port; `None` if the port is not a PIC's. [`PicPair::settle`] follows.
     pub fn write(&mut self, port: u16, value: u8) -> Option<EndedIrqs> {
         let ended = match port {
             0x4d0 => {
@@ -338,7 +340,6 @@ impl PicPair {
                 EndedIrqs::from(ended) << if is_master { 0 } else { 8 }
             }
         };
-        self.update_cascade();
         Some(ended)
     }
 
@@ -359,7 +360,7 @@ impl PicPair {
         let chip = if master { &mut self.master } else { &mut self.slave };
         let elcr_mask = chip.elcr_mask;
         *chip = PicState { elcr_mask, elcr: state.elcr & elcr_mask, ..*state };
-        self.update_cascade();
+        self.settle();
     }
 
     /// The sources that assert each input, for whoever saves what KVM's interface does not.

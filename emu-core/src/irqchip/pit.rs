@@ -7,6 +7,9 @@
 //!
 //! A new count takes effect at once, as under KVM, not at the end of the current period.
 
+#[cfg(test)]
+mod tests;
+
 /// The clock of all three channels, in Hz.
 pub const PIT_HZ: u64 = 1_193_182;
 const NS_PER_SEC: u64 = 1_000_000_000;

@@ -213,3 +213,89 @@ impl Routing {
             .filter(|message| message.trigger == Trigger::Level)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn pin(gsi: u32, chip: Chip, pin: u8) -> Route {
+        Route { gsi, target: Target::Pin { chip, pin } }
+    }
+
+    const fn msi(gsi: u32, address_hi: u32, data: u32) -> Route {
+        Route { gsi, target: Target::Msi(Msi { address_lo: 0xfee0_0000, address_hi, data }) }
+    }
+
+    #[test]
+    fn defaults() {
+        let routing = Routing::default_irqchip();
+        for gsi in 0..24u8 {
+            let mut expected = vec![Target::Pin { chip: Chip::Ioapic, pin: gsi }];
+            match gsi {
+                0..8 => expected.push(Target::Pin { chip: Chip::PicMaster, pin: gsi }),
+                8..16 => expected.push(Target::Pin { chip: Chip::PicSlave, pin: gsi - 8 }),
+                _ => {}
+            }
+            assert_eq!(routing.targets(u32::from(gsi)), expected, "GSI {gsi}");
+            assert_eq!(routing.gsi_of(Chip::Ioapic, gsi), Some(u32::from(gsi)));
+        }
+        assert_eq!(routing.gsi_of(Chip::PicSlave, 4), Some(12));
+        assert_eq!(routing.gsi_of(Chip::PicSlave, 8), None);
+        assert!(routing.targets(24).is_empty() && routing.targets(u32::MAX).is_empty());
+        assert_eq!(routing.routes().count(), 40);
+    }
+
+    #[test]
+    fn refusals() {
+        use RoutingError::*;
+        let rows: [(&[Route], Result<(), RoutingError>); 12] = [
+            (&[], Ok(())),
+            (&[pin(4095, Chip::Ioapic, 23)], Ok(())),
+            (&[pin(4096, Chip::Ioapic, 0)], Err(Gsi)),
+            (&[pin(0, Chip::Ioapic, 24)], Err(Pin)),
+            (&[pin(0, Chip::PicMaster, 8)], Err(Pin)),
+            (&[pin(0, Chip::PicSlave, 7), pin(0, Chip::Ioapic, 2), pin(0, Chip::PicMaster, 0)], Ok(())),
+            (&[pin(0, Chip::Ioapic, 1), pin(0, Chip::Ioapic, 2)], Err(Conflict)),
+            (&[pin(0, Chip::Ioapic, 1), pin(1, Chip::Ioapic, 1)], Ok(())),
+            (&[pin(7, Chip::Ioapic, 1), msi(7, 0, 0x40)], Err(Conflict)),
+            (&[msi(7, 0, 0x40), pin(7, Chip::Ioapic, 1)], Err(Conflict)),
+            (&[msi(7, 0, 0x40), msi(7, 0, 0x41)], Err(Conflict)),
+            (&[msi(7, 0x1ff, 0x40)], Err(Msi)),
+        ];
+        for (routes, expected) in rows {
+            assert_eq!(Routing::new(routes, true).map(|_| ()), expected, "{routes:?}");
+        }
+        assert!(Routing::new(&[msi(7, 0x1ff, 0x40)], false).is_ok(), "not looked at without x2APIC ids");
+        let many: Vec<Route> = (0..4097).map(|gsi| pin(gsi % 4096, Chip::Ioapic, 0)).collect();
+        assert_eq!(Routing::new(&many[..4096], false).map(|_| ()), Ok(()));
+        assert_eq!(Routing::new(&many, false), Err(TooMany));
+    }
+
+    #[test]
+    fn messages() {
+        let base = Delivery { origin: Origin::Msi, ..Delivery::fixed(0x55, 0x12) };
+        let rows = [
+            (0xfee1_2000, 0, 0x0055, false, base),
+            (0xfee1_2004, 0, 0x0055, false, Delivery { dest_mode: DestMode::Logical, ..base }),
+            (0xfee1_2008, 0, 0x0055, false, Delivery { redirection_hint: true, ..base }),
+            (0xfee1_2000, 0, 0x8055, false, Delivery { trigger: Trigger::Level, ..base }),
+            (0xfee1_2000, 0, 0x4155, false, Delivery { mode: DeliveryMode::LowestPriority, ..base }),
+            (0xfee1_2000, 0, 0x0455, false, Delivery { mode: DeliveryMode::Nmi, ..base }),
+            (0xfee1_2000, 0x3400, 0x0055, false, base),
+            (0xfee1_2000, 0x3400, 0x0055, true, Delivery { dest: 0x3412, ..base }),
+            (0xfee0_0000, 0xffff_ff00, 0x0055, true, Delivery { dest: 0xffff_ff00, ..base }),
+        ];
+        for (address_lo, address_hi, data, x2apic_ids, expected) in rows {
+            let msi = Msi { address_lo, address_hi, data };
+            assert_eq!(msi.delivery(x2apic_ids), expected, "{msi:x?}");
+        }
+    }
+
+    #[test]
+    fn level_messages_of_a_split_irqchip() {
+        let routes = [msi(0, 0, 0x8041), msi(1, 0, 0x0042), msi(23, 0, 0x8043), msi(24, 0, 0x8044)];
+        let routing = Routing::new(&routes, false).unwrap();
+        let vectors: Vec<u8> = routing.level_messages(24).map(|message| message.vector).collect();
+        assert_eq!(vectors, [0x41, 0x43]);
+    }
+}

@@ -4,14 +4,14 @@ use super::*;
 use crate::irqchip::delivery::{DestMode, Ipi, Origin, Shorthand};
 use x86_arch::msr::X2APIC_FIRST;
 
-const T0: Now = Now { ns: 1_000_000, tsc: 5_000_000, tsc_khz: 2_000_000 };
+pub(super) const T0: Now = Now { ns: 1_000_000, tsc: 5_000_000, tsc_khz: 2_000_000 };
 
-fn after(ns: u64) -> Now {
+pub(super) fn after(ns: u64) -> Now {
     Now { ns: T0.ns + ns, tsc: T0.tsc + 2 * ns, ..T0 }
 }
 
 /// An xAPIC that software has enabled.
-fn enabled() -> Lapic {
+pub(super) fn enabled() -> Lapic {
     let mut lapic = Lapic::new(LapicConfig::new(3, false));
     let _ = write(&mut lapic, APIC_SVR, 0x1ff);
     lapic
@@ -26,21 +26,21 @@ fn x2apic(vcpu_id: u32) -> Lapic {
     lapic
 }
 
-fn write_at(lapic: &mut Lapic, register: u32, value: u32, now: &Now) -> LapicEffect {
+pub(super) fn write_at(lapic: &mut Lapic, register: u32, value: u32, now: &Now) -> LapicEffect {
     lapic.mmio_write(u64::from(register), &value.to_le_bytes(), now)
 }
 
-fn write(lapic: &mut Lapic, register: u32, value: u32) -> LapicEffect {
+pub(super) fn write(lapic: &mut Lapic, register: u32, value: u32) -> LapicEffect {
     write_at(lapic, register, value, &T0)
 }
 
-fn read_at(lapic: &mut Lapic, register: u32, now: &Now) -> u32 {
+pub(super) fn read_at(lapic: &mut Lapic, register: u32, now: &Now) -> u32 {
     let mut data = [0xaa; 4];
     lapic.mmio_read(u64::from(register), &mut data, now);
     u32::from_le_bytes(data)
 }
 
-fn read(lapic: &mut Lapic, register: u32) -> u32 {
+pub(super) fn read(lapic: &mut Lapic, register: u32) -> u32 {
     read_at(lapic, register, &T0)
 }
 
@@ -571,102 +571,13 @@ fn destinations() {
     assert!(big.matches_physical(0x141) && big.matches_physical(0x41) && !big.matches_physical(0x241));
 }
 
-// ---- Timer --------------------------------------------------------------------------------------------------------
-
-fn timer(mode: u32, divide: u32, count: u32) -> Lapic {
+/// A running timer, vector 0xec.
+pub(super) fn timer(mode: u32, divide: u32, count: u32) -> Lapic {
     let mut lapic = enabled();
     let _ = write(&mut lapic, APIC_LVT_TIMER, mode | 0xec);
     let _ = write(&mut lapic, APIC_TIMER_DIVIDE, divide);
     assert_eq!(write(&mut lapic, APIC_TIMER_INITIAL, count), LapicEffect::Timer);
     lapic
-}
-
-#[test]
-fn timer_divider() {
-    for (divide, factor) in [(0, 2), (1, 4), (2, 8), (3, 16), (8, 32), (9, 64), (0xa, 128), (0xb, 1u64)] {
-        let mut lapic = timer(0, divide, 1000);
-        assert_eq!(lapic.timer_deadline(&T0), Some(T0.ns + 1000 * factor), "divide {divide:#x}");
-        assert_eq!(read(&mut lapic, APIC_TIMER_CURRENT), 1000);
-        assert_eq!(read_at(&mut lapic, APIC_TIMER_CURRENT, &after(250 * factor)), 750);
-    }
-}
-
-#[test]
-fn timer_one_shot() {
-    let mut lapic = timer(0, 0xb, 1_000_000);
-    assert_eq!(lapic.timer_expire(&after(999_999)), None);
-    assert_eq!(read_at(&mut lapic, APIC_TIMER_CURRENT, &after(999_999)), 1);
-    assert_eq!(lapic.timer_expire(&after(1_000_000)), Some(Accepted::Queued));
-    assert_eq!(lapic.highest_pending(), Some(0xec));
-    assert_eq!(read_at(&mut lapic, APIC_TIMER_CURRENT, &after(1_000_001)), 0);
-    assert_eq!(lapic.timer_deadline(&after(1_000_001)), None);
-    assert_eq!(lapic.timer_expire(&after(9_000_000)), None);
-    // A count of zero stops it.
-    let mut lapic = timer(0, 0xb, 1_000_000);
-    let _ = write(&mut lapic, APIC_TIMER_INITIAL, 0);
-    assert_eq!((lapic.timer_deadline(&T0), lapic.timer_expire(&after(2_000_000))), (None, None));
-}
-
-#[test]
-fn timer_periodic() {
-    let mut lapic = timer(LVT_TIMER_PERIODIC, 0xb, 1_000_000);
-    for period in 1..=3 {
-        assert_eq!(lapic.timer_deadline(&T0), Some(T0.ns + period * 1_000_000));
-        assert_eq!(lapic.timer_expire(&after(period * 1_000_000)), Some(Accepted::Queued));
-    }
-    // Two and a half periods late: one interrupt, and the phase is kept.
-    assert_eq!(read_at(&mut lapic, APIC_TIMER_CURRENT, &after(6_500_000)), 500_000);
-    assert_eq!(lapic.timer_expire(&after(6_500_000)), Some(Accepted::Queued));
-    assert_eq!(lapic.timer_expire(&after(6_500_000)), None);
-    assert_eq!(lapic.timer_deadline(&T0), Some(T0.ns + 7_000_000));
-    // No storms.
-    let lapic = timer(LVT_TIMER_PERIODIC, 0xb, 1);
-    assert_eq!(lapic.timer_deadline(&T0), Some(T0.ns + timer::MIN_PERIOD_NS));
-}
-
-#[test]
-fn timer_masked_runs_on() {
-    let mut lapic = timer(LVT_TIMER_PERIODIC | LVT_MASKED, 0xb, 1_000_000);
-    assert_eq!(lapic.timer_expire(&after(1_000_000)), Some(Accepted::Refused));
-    assert_eq!(lapic.highest_pending(), None);
-    let _ = write_at(&mut lapic, APIC_LVT_TIMER, LVT_TIMER_PERIODIC | 0xec, &after(1_200_000));
-    assert_eq!(lapic.timer_expire(&after(2_000_000)), Some(Accepted::Queued));
-}
-
-#[test]
-fn timer_divide_change_keeps_the_count() {
-    let mut lapic = timer(0, 0xb, 1_000_000);
-    let _ = write_at(&mut lapic, APIC_TIMER_DIVIDE, 0, &after(400_000));
-    assert_eq!(read_at(&mut lapic, APIC_TIMER_CURRENT, &after(400_000)), 600_000);
-    assert_eq!(lapic.timer_deadline(&T0), Some(T0.ns + 400_000 + 2 * 600_000));
-}
-
-#[test]
-fn timer_tsc_deadline() {
-    let mut lapic = timer(LVT_TIMER_TSC_DEADLINE, 0xb, 1000);
-    assert_eq!(read(&mut lapic, APIC_TIMER_INITIAL), 0, "no count in this mode");
-    assert_eq!(lapic.timer_deadline(&T0), None);
-    lapic.set_tsc_deadline(T0.tsc + 3001);
-    assert_eq!(lapic.tsc_deadline(), T0.tsc + 3001);
-    // 3001 ticks at 2 GHz are 1500.5 ns: not early.
-    assert_eq!(lapic.timer_deadline(&T0), Some(T0.ns + 1501));
-    assert_eq!(lapic.timer_expire(&after(1500)), None);
-    assert_eq!(lapic.timer_expire(&after(1501)), Some(Accepted::Queued));
-    assert_eq!((lapic.tsc_deadline(), lapic.timer_deadline(&T0)), (0, None));
-    // In the past: now.
-    lapic.set_tsc_deadline(1);
-    assert_eq!(lapic.timer_deadline(&T0), Some(T0.ns));
-    lapic.set_tsc_deadline(0);
-    assert_eq!(lapic.timer_deadline(&T0), None);
-    lapic.set_tsc_deadline(u64::MAX);
-    assert!(lapic.timer_deadline(&T0).is_some_and(|ns| ns > T0.ns + (1 << 60)));
-    // Leaving the mode disarms, and outside it the MSR is ignored.
-    let _ = write(&mut lapic, APIC_LVT_TIMER, 0xec);
-    assert_eq!((lapic.tsc_deadline(), lapic.timer_deadline(&T0)), (0, None));
-    lapic.set_tsc_deadline(77);
-    assert_eq!(lapic.tsc_deadline(), 0);
-    let _ = write(&mut lapic, APIC_LVT_TIMER, LVT_TIMER_TSC_DEADLINE | 0xec);
-    assert_eq!(lapic.tsc_deadline(), 0);
 }
 
 // ---- State --------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ use x86_arch::apic::*;
 /// LVT timer entry: the mode field.
 const TIMER_MODE: u32 = 3 << 17;
 /// KVM's floor for a periodic timer, in nanoseconds: a guest cannot ask for a storm of host timers.
-pub(super) const MIN_PERIOD_NS: u64 = 200_000;
+const MIN_PERIOD_NS: u64 = 200_000;
 
 /// When the timer fires. The APIC bus runs at 1 GHz, as KVM's: a tick is a nanosecond times the divider.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -202,5 +202,99 @@ impl Lapic {
             });
         }
         Some(self.local_interrupt(LocalSource::Timer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{T0, after, read, read_at, timer, write, write_at};
+    use super::*;
+
+    #[test]
+    fn timer_divider() {
+        for (divide, factor) in [(0, 2), (1, 4), (2, 8), (3, 16), (8, 32), (9, 64), (0xa, 128), (0xb, 1u64)] {
+            let mut lapic = timer(0, divide, 1000);
+            assert_eq!(lapic.timer_deadline(&T0), Some(T0.ns + 1000 * factor), "divide {divide:#x}");
+            assert_eq!(read(&mut lapic, APIC_TIMER_CURRENT), 1000);
+            assert_eq!(read_at(&mut lapic, APIC_TIMER_CURRENT, &after(250 * factor)), 750);
+        }
+    }
+
+    #[test]
+    fn timer_one_shot() {
+        let mut lapic = timer(0, 0xb, 1_000_000);
+        assert_eq!(lapic.timer_expire(&after(999_999)), None);
+        assert_eq!(read_at(&mut lapic, APIC_TIMER_CURRENT, &after(999_999)), 1);
+        assert_eq!(lapic.timer_expire(&after(1_000_000)), Some(Accepted::Queued));
+        assert_eq!(lapic.highest_pending(), Some(0xec));
+        assert_eq!(read_at(&mut lapic, APIC_TIMER_CURRENT, &after(1_000_001)), 0);
+        assert_eq!(lapic.timer_deadline(&after(1_000_001)), None);
+        assert_eq!(lapic.timer_expire(&after(9_000_000)), None);
+        // A count of zero stops it.
+        let mut lapic = timer(0, 0xb, 1_000_000);
+        let _ = write(&mut lapic, APIC_TIMER_INITIAL, 0);
+        assert_eq!((lapic.timer_deadline(&T0), lapic.timer_expire(&after(2_000_000))), (None, None));
+    }
+
+    #[test]
+    fn timer_periodic() {
+        let mut lapic = timer(LVT_TIMER_PERIODIC, 0xb, 1_000_000);
+        for period in 1..=3 {
+            assert_eq!(lapic.timer_deadline(&T0), Some(T0.ns + period * 1_000_000));
+            assert_eq!(lapic.timer_expire(&after(period * 1_000_000)), Some(Accepted::Queued));
+        }
+        // Two and a half periods late: one interrupt, and the phase is kept.
+        assert_eq!(read_at(&mut lapic, APIC_TIMER_CURRENT, &after(6_500_000)), 500_000);
+        assert_eq!(lapic.timer_expire(&after(6_500_000)), Some(Accepted::Queued));
+        assert_eq!(lapic.timer_expire(&after(6_500_000)), None);
+        assert_eq!(lapic.timer_deadline(&T0), Some(T0.ns + 7_000_000));
+        // No storms.
+        let lapic = timer(LVT_TIMER_PERIODIC, 0xb, 1);
+        assert_eq!(lapic.timer_deadline(&T0), Some(T0.ns + MIN_PERIOD_NS));
+    }
+
+    #[test]
+    fn timer_masked_runs_on() {
+        let mut lapic = timer(LVT_TIMER_PERIODIC | LVT_MASKED, 0xb, 1_000_000);
+        assert_eq!(lapic.timer_expire(&after(1_000_000)), Some(Accepted::Refused));
+        assert_eq!(lapic.highest_pending(), None);
+        let _ = write_at(&mut lapic, APIC_LVT_TIMER, LVT_TIMER_PERIODIC | 0xec, &after(1_200_000));
+        assert_eq!(lapic.timer_expire(&after(2_000_000)), Some(Accepted::Queued));
+    }
+
+    #[test]
+    fn timer_divide_change_keeps_the_count() {
+        let mut lapic = timer(0, 0xb, 1_000_000);
+        let _ = write_at(&mut lapic, APIC_TIMER_DIVIDE, 0, &after(400_000));
+        assert_eq!(read_at(&mut lapic, APIC_TIMER_CURRENT, &after(400_000)), 600_000);
+        assert_eq!(lapic.timer_deadline(&T0), Some(T0.ns + 400_000 + 2 * 600_000));
+    }
+
+    #[test]
+    fn timer_tsc_deadline() {
+        let mut lapic = timer(LVT_TIMER_TSC_DEADLINE, 0xb, 1000);
+        assert_eq!(read(&mut lapic, APIC_TIMER_INITIAL), 0, "no count in this mode");
+        assert_eq!(lapic.timer_deadline(&T0), None);
+        lapic.set_tsc_deadline(T0.tsc + 3001);
+        assert_eq!(lapic.tsc_deadline(), T0.tsc + 3001);
+        // 3001 ticks at 2 GHz are 1500.5 ns: not early.
+        assert_eq!(lapic.timer_deadline(&T0), Some(T0.ns + 1501));
+        assert_eq!(lapic.timer_expire(&after(1500)), None);
+        assert_eq!(lapic.timer_expire(&after(1501)), Some(Accepted::Queued));
+        assert_eq!((lapic.tsc_deadline(), lapic.timer_deadline(&T0)), (0, None));
+        // In the past: now.
+        lapic.set_tsc_deadline(1);
+        assert_eq!(lapic.timer_deadline(&T0), Some(T0.ns));
+        lapic.set_tsc_deadline(0);
+        assert_eq!(lapic.timer_deadline(&T0), None);
+        lapic.set_tsc_deadline(u64::MAX);
+        assert!(lapic.timer_deadline(&T0).is_some_and(|ns| ns > T0.ns + (1 << 60)));
+        // Leaving the mode disarms, and outside it the MSR is ignored.
+        let _ = write(&mut lapic, APIC_LVT_TIMER, 0xec);
+        assert_eq!((lapic.tsc_deadline(), lapic.timer_deadline(&T0)), (0, None));
+        lapic.set_tsc_deadline(77);
+        assert_eq!(lapic.tsc_deadline(), 0);
+        let _ = write(&mut lapic, APIC_LVT_TIMER, LVT_TIMER_TSC_DEADLINE | 0xec);
+        assert_eq!(lapic.tsc_deadline(), 0);
     }
 }
