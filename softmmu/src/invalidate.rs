@@ -2,6 +2,7 @@
 //!
 //! Not here: changes of memory slots (`mmu`).
 
+use crate::root::RootKey;
 use crate::vcpu::{PagingRegisters, VcpuMmu};
 use crate::walk::{self, PagingContext};
 use x86_arch::control::{CR3_NO_FLUSH, CR3_PCID_MASK};
@@ -60,6 +61,13 @@ impl VcpuMmu {
         if old.pkru != registers.pkru {
             self.pkru_changed();
         }
+        self.select_roots();
+    }
+
+    /// mmu.txt: "look up new shadow roots". There is nothing to synchronize: every shadow page in use is in step with the
+    /// guest's tables.
+    fn select_roots(&mut self) {
+        self.roots.select(RootKey::of(&self.context, self.registers.as_id));
     }
 
     /// MOV to CR3, after its checks. Bit 63 (with CR4.PCIDE) keeps the PCID's translations. With PAE paging, call
@@ -75,6 +83,7 @@ impl VcpuMmu {
             self.tlb.flush_pcid(pcid);
         }
         self.tlb.set_pcid(pcid);
+        self.select_roots();
     }
 
     /// Loads the four PDPTE registers from memory at `cr3` (SDM vol. 3A, 4.4.1). `false`: a reserved bit is set in
@@ -101,6 +110,7 @@ impl VcpuMmu {
             self.context.pdptrs = pdptrs;
             if self.context.mode == PagingMode::Pae {
                 self.tlb.flush_all();
+                self.select_roots();
             }
         }
     }
@@ -114,11 +124,9 @@ impl VcpuMmu {
     }
 
     fn pkru_changed(&mut self) {
-        let rules = self.registers.context().rules;
-        if self.context.rules.pkru != rules.pkru {
-            self.tlb.flush_all();
-        }
-        self.context.rules = rules;
+        // What was filled under the old keys; the shadow tables hold the keys, not what PKRU says of them.
+        self.tlb.flush_all();
+        self.context.rules = self.registers.context().rules;
     }
 
     /// INVLPG, whose operand is not translated. A non-canonical one does nothing.

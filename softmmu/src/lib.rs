@@ -20,6 +20,7 @@
 //! | `shootdown` | messages between the vCPUs' MMUs |
 
 pub mod access;
+mod audit;
 pub mod dirty;
 mod fault;
 mod futex;
@@ -28,15 +29,27 @@ pub mod host_mem;
 mod invalidate;
 pub mod memslot;
 pub mod mmu;
+#[cfg(test)]
+mod naive;
 pub mod page_track;
 pub mod perm;
+mod rmap;
+mod role;
+mod root;
 pub mod safepoint;
+mod shadow_page;
 mod shootdown;
+mod spte;
+pub mod stats;
+mod sync;
 #[cfg(test)]
 mod test_ram;
+#[cfg(test)]
+mod tests;
 pub mod tlb;
 pub mod vcpu;
 pub mod walk;
+mod zap;
 
 pub use access::{Access, AccessKind, MmuFault, Target, Tracked};
 pub use guest_memory::{GuestMemory, GuestMemoryError};

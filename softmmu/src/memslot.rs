@@ -109,6 +109,11 @@ impl Memslot {
         self.region.flags.contains(MemRegionFlags::READONLY)
     }
 
+    /// Whether the dirty log has yet to hear of writes to the page at `offset`.
+    pub(crate) fn logged_clean(&self, offset: u64) -> bool {
+        self.dirty.as_ref().is_some_and(|dirty| !dirty.is_dirty(offset))
+    }
+
     /// Records a write to a frame of this slot, if the slot is logged.
     pub(crate) fn mark_dirty(&self, gfn: Gfn) {
         if let (Some(dirty), Some(offset)) = (&self.dirty, self.offset_of(gfn)) {

@@ -12,11 +12,14 @@ use crate::host_mem::HostPtr;
 use crate::memslot::{ADDRESS_SPACES, MemRegion, Memslot, MemslotChange, MemslotError, Memslots};
 use crate::page_track::{CodePages, granules};
 use crate::safepoint::{Exclusive, Requests, World};
+use crate::shadow_page::{MIN_PAGES, Shadow, SptArena, default_limit};
 use crate::shootdown::{CodeWrite, Peer, Peers};
+use crate::stats::ShadowStats;
 use core::ops::Range;
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::sync::Arc;
-use x86_arch::{Gpa, Hva};
+use std::sync::atomic::{Ordering::SeqCst, fence};
+use x86_arch::{Gfn, Gpa, Hva, PAGE_SHIFT, PAGE_SIZE};
 
 /// What a VM's MMU is made with.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,13 +34,27 @@ pub struct Mmu {
     slots: [RwLock<Arc<Memslots>>; ADDRESS_SPACES],
     pub(crate) code: CodePages,
     pub(crate) peers: Peers,
+    /// The spt arrays, which are read without a lock.
+    pub(crate) arena: SptArena,
+    /// `mmu_lock`, and what it protects.
+    pub(crate) shadow: Mutex<Shadow>,
+    config: MmuConfig,
 }
 
 impl Mmu {
     /// A VM's MMU, without memory. Installs the handler for host faults.
-    pub fn new(world: Arc<World>, _config: MmuConfig) -> Arc<Mmu> {
+    pub fn new(world: Arc<World>, config: MmuConfig) -> Arc<Mmu> {
         crate::host_mem::install_fault_handler();
-        Arc::new(Mmu { world, slots: Default::default(), code: CodePages::new(), peers: Peers::default() })
+        let (arena, shadow) = Shadow::new();
+        Arc::new(Mmu {
+            world,
+            slots: Default::default(),
+            code: CodePages::new(),
+            peers: Peers::default(),
+            arena,
+            shadow: Mutex::new(shadow),
+            config,
+        })
     }
 
     /// The VM's vCPU gates.
@@ -72,8 +89,35 @@ impl Mmu {
         }
         // Waits for accesses by gpa that use the old slots.
         *self.space(region.as_id).write() = Arc::new(slots);
+        let mut shadow = self.shadow.lock();
+        shadow.zap_all(&self.arena);
+        shadow.limit = match self.config.shadow_pages {
+            0 => default_limit((0..ADDRESS_SPACES as u16).map(|as_id| self.slots(as_id).total_pages()).sum()),
+            limit => limit.max(MIN_PAGES),
+        };
         self.peers.request_all(Requests::MEMSLOTS | Requests::TLB_FLUSH);
         Ok(())
+    }
+
+    /// What happened to the shadow pages so far.
+    pub fn stats(&self) -> ShadowStats {
+        self.shadow.lock().stats
+    }
+
+    /// Takes write access from the sptes of the pages whose bits are set, so that the next write to each is seen.
+    fn protect_logged(&self, slot: &Memslot, first: u64, bits: &[u64]) {
+        let shadow = self.shadow.lock();
+        for (word, &bits) in (first / 64..).zip(bits) {
+            let mut rest = bits;
+            while rest != 0 {
+                let page = word * 64 + u64::from(rest.trailing_zeros());
+                rest &= rest - 1;
+                if page < slot.pages() {
+                    shadow.write_protect(&self.arena, slot.region.as_id, Gfn(slot.base_gfn().0 + page));
+                }
+            }
+        }
+        self.peers.request_all(Requests::TLB_FLUSH);
     }
 
     fn logged_slot(&self, as_id: u16, slot: u32) -> Result<Memslot, MemslotError> {
@@ -93,7 +137,7 @@ impl Mmu {
         let slot = self.logged_slot(as_id, slot)?;
         let bits = slot.dirty.as_ref().ok_or(MemslotError::NoEntry)?.take();
         if bits.iter().any(|&word| word != 0) {
-            self.peers.request_all(Requests::TLB_FLUSH);
+            self.protect_logged(&slot, 0, &bits);
         }
         Ok(bits)
     }
@@ -119,19 +163,31 @@ impl Mmu {
             return Err(MemslotError::Invalid);
         }
         dirty.clear(first, mask);
-        self.peers.request_all(Requests::TLB_FLUSH);
+        self.protect_logged(&slot, first, mask);
         Ok(())
     }
 
-    /// The caller's mappings in `range` have changed. An spte holds an hva's frame number, not a host
-    /// physical one, so that nothing is wrong with it; but decoded code may differ now.
+    /// The caller's mappings in `range` have changed: drops every translation of them, found through the reverse map.
+    ///
+    /// An spte holds an hva's frame number, not a host physical one, so that nothing was wrong with it; but what
+    /// was decoded from the memory may be, and is looked at again when the page is fetched from next.
     pub fn invalidate_hva(&self, _ex: &Exclusive<'_>, range: Range<Hva>) {
-        let touched = (0..ADDRESS_SPACES as u16).any(|as_id| {
-            self.slots(as_id).iter().any(|slot| {
+        let mut shadow = self.shadow.lock();
+        let mut touched = false;
+        for as_id in 0..ADDRESS_SPACES as u16 {
+            for slot in self.slots(as_id).iter() {
                 let begin = slot.region.hva.0;
-                begin < range.end.0 && range.start.0 < begin + slot.region.size
-            })
-        });
+                let from = range.start.0.max(begin);
+                let to = range.end.0.min(begin + slot.region.size);
+                if from >= to {
+                    continue;
+                }
+                touched = true;
+                for page in (from - begin) >> PAGE_SHIFT..(to - begin).div_ceil(PAGE_SIZE) {
+                    shadow.zap_gfn(&self.arena, as_id, Gfn(slot.base_gfn().0 + page));
+                }
+            }
+        }
         if touched {
             self.peers.request_all(Requests::TLB_FLUSH);
         }
@@ -145,14 +201,20 @@ impl Mmu {
     /// After a store of `size` bytes within a page: tells everyone who tracks it. True: decoded code has changed.
     pub(crate) fn written(
         &self,
-        _as_id: u16,
+        as_id: u16,
         slot: &Memslot,
         gpa: Gpa,
         ptr: HostPtr,
         size: u64,
         me: Option<&Peer>,
     ) -> bool {
-        slot.mark_dirty(gpa.gfn());
+        let gfn = gpa.gfn();
+        slot.mark_dirty(gfn);
+        // The store comes before the look at who tracks the page.
+        fence(SeqCst);
+        if slot.offset_of(gfn).is_some_and(|offset| slot.tracks.is_page_table(offset)) {
+            self.shadow.lock().gpte_written(&self.arena, as_id, gpa, size);
+        }
         self.code_written(ptr, size, me)
     }
 

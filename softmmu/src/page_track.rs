@@ -50,6 +50,11 @@ impl SlotTracks {
         }
     }
 
+    /// How many shadow pages are made from this frame.
+    pub(crate) fn page_tables(&self, offset: u64) -> u16 {
+        self.counter(offset, false).map_or(0, |count| count.load(SeqCst))
+    }
+
     /// Whether a shadow page is made from this frame.
     pub(crate) fn is_page_table(&self, offset: u64) -> bool {
         self.counter(offset, false).is_some_and(|count| count.load(SeqCst) != 0)

@@ -104,13 +104,13 @@ impl Peers {
         *epoch
     }
 
-    /// Whether no vCPU but `me` can use a tag of before `epoch` any more.
+    /// Whether no vCPU can use a tag of before `epoch` any more. `me`, who asks and may be in the middle of an
+    /// instruction, must have acted on its own messages; the others may also be where they act on them before they go on.
     pub fn quiesced(&self, epoch: u64, me: Option<&Peer>) -> bool {
         // A vCPU publishes Running and then takes its requests; here the request was published, and now the mode is read.
         self.list.read().iter().all(|peer| {
-            me.is_some_and(|me| core::ptr::eq(me, &raw const **peer))
-                || peer.seen.load(SeqCst) >= epoch
-                || peer.gate.mode() != Mode::Running
+            let is_me = me.is_some_and(|me| core::ptr::eq(me, &raw const **peer));
+            peer.seen.load(SeqCst) >= epoch || (!is_me && peer.gate.mode() != Mode::Running)
         })
     }
 

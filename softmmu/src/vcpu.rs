@@ -8,8 +8,10 @@ use crate::host_mem::HostPtr;
 use crate::memslot::Memslots;
 use crate::mmu::Mmu;
 use crate::page_track::granules;
+use crate::root::{RootCache, RootKey};
 use crate::safepoint::{Exclusive, Requests, VcpuGate};
 use crate::shootdown::{CodeWrite, Peer};
+use crate::stats::VcpuStats;
 use crate::tlb::{Tlb, View};
 use crate::walk::{PagingContext, Purpose, walk};
 use std::sync::Arc;
@@ -66,6 +68,8 @@ pub struct VcpuMmu {
     pub(crate) context: PagingContext,
     pub(crate) slots: Arc<Memslots>,
     pub(crate) peer: Arc<Peer>,
+    pub(crate) roots: RootCache,
+    pub(crate) stats: VcpuStats,
     memory: GuestMemory,
 }
 
@@ -80,6 +84,8 @@ impl VcpuMmu {
             context: PagingContext::default(),
             slots: mmu.slots(0),
             memory: mmu.guest_memory(0),
+            roots: RootCache::new(RootKey::of(&PagingContext::default(), 0), &mmu.arena),
+            stats: VcpuStats::default(),
             peer,
             mmu,
         }
@@ -98,6 +104,11 @@ impl VcpuMmu {
     /// The registers in force.
     pub fn registers(&self) -> &PagingRegisters {
         &self.registers
+    }
+
+    /// What happened so far.
+    pub fn stats(&self) -> VcpuStats {
+        self.stats
     }
 
     /// The paging mode in force.
@@ -174,20 +185,23 @@ impl VcpuMmu {
         }
     }
 
-    /// Does what [`MmuFault::Exclusive`] asked for.
-    pub fn resolve_exclusive(&mut self, _ex: &Exclusive<'_>) {}
+    /// Does what [`MmuFault::Exclusive`](crate::MmuFault::Exclusive) asked for: acts on this vCPU's messages, as every other vCPU will.
+    pub fn resolve_exclusive(&mut self, _ex: &Exclusive<'_>) {
+        self.apply_requests(Requests::MMU);
+    }
 
     /// Registers decoded code of `len` bytes at `ptr` (within its page), so that stores to it are reported. Call it
-    /// BEFORE reading the bytes to decode.
+    /// BEFORE reading the bytes to decode, and at a safe point.
     pub fn mark_code(&mut self, ex: Option<&Exclusive<'_>>, ptr: HostPtr, len: u64) -> CodeMark {
         let frame = ptr.frame();
         let mut first = false;
         let page = self.mmu.code.mark(frame, granules(ptr.hva().page_offset(), len), || {
             first = true;
-            self.mmu.peers.drop_write_tags(frame, Some(&self.peer))
+            self.mmu.peers.drop_write_tags(frame, None)
         });
         if first {
-            self.tlb.drop_write_tags_of_frame(frame);
+            // Decoding happens at a safe point: this vCPU can act on the message at once.
+            self.apply_requests(Requests::MMU);
         }
         if ex.is_some() || self.mmu.peers.quiesced(page.epoch, Some(&self.peer)) {
             CodeMark::Ready
@@ -209,6 +223,8 @@ impl VcpuMmu {
 
 impl Drop for VcpuMmu {
     fn drop(&mut self) {
+        self.roots.forget_all();
+        self.roots.settle(&mut self.mmu.shadow.lock(), &self.mmu.arena);
         self.mmu.peers.remove(&self.peer);
     }
 }
