@@ -58,10 +58,7 @@ impl Vcpu {
 
     /// The bits of EFER that this guest's processor has.
     pub fn efer_allowed(&self) -> u64 {
-        EFER_FEATURES
-            .iter()
-            .filter(|(_, f)| self.cpuid.has(*f))
-            .fold(0, |bits, (b, _)| bits | b.bits())
+        EFER_FEATURES.iter().filter(|(_, f)| self.cpuid.has(*f)).fold(0, |bits, (b, _)| bits | b.bits())
     }
 
     /// MOV to CR0, after the privilege check.
@@ -71,7 +68,8 @@ impl Vcpu {
         }
         let new = Cr0::from_bits_truncate(value & CR0_BITS) | Cr0::ET;
         let old = self.cr0;
-        if new.contains(Cr0::PG) && !new.contains(Cr0::PE) || new.contains(Cr0::NW) && !new.contains(Cr0::CD) {
+        if new.contains(Cr0::PG) && !new.contains(Cr0::PE) || new.contains(Cr0::NW) && !new.contains(Cr0::CD)
+        {
             return self.gp0();
         }
         let mut efer = self.efer;

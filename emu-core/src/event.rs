@@ -99,6 +99,10 @@ pub struct Events {
     pub shadow: Shadow,
     /// Debug traps (DR6 bits) found by the instruction just executed, to be delivered before the next.
     pub debug_trap: u64,
+    /// DR6 bits of a #DB that an instruction is raising as a fault (general detect). Lives within one instruction.
+    pub debug_fault: u64,
+    /// The instruction has entered a handler (INT n) and is not single-stepped. Lives within one instruction.
+    pub entered_handler: bool,
     /// What the vCPU does.
     pub activity: Activity,
     /// INIT arrived.
@@ -119,6 +123,6 @@ impl Events {
     /// Whether the instruction just executed suppresses its own single-step trap
     /// (MOV SS and POP SS; SDM vol. 3A, 17.3.1.4, leave the trap for the next boundary).
     pub fn suppress_step(&self) -> bool {
-        self.shadow == Shadow::MovSs
+        self.shadow == Shadow::MovSs || self.entered_handler
     }
 }

@@ -17,10 +17,13 @@
 pub mod block;
 pub mod clock;
 pub mod cpuid;
+pub mod cr;
+pub mod debug;
 pub mod event;
 pub mod exit;
 pub mod host;
 pub mod host_cpu;
+pub mod hypercall;
 pub mod inject;
 pub mod interp;
 pub mod io;
@@ -31,8 +34,10 @@ pub mod msr;
 #[cfg(test)]
 pub(crate) mod rig;
 pub mod run;
+pub mod segload;
 pub mod state;
 pub mod stats;
+pub mod task;
 pub mod vcpu;
 pub mod vm;
 pub mod vm_clock;

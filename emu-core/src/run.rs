@@ -337,7 +337,6 @@ impl Processor {
             match self.vcpu.inject(event) {
                 Ok(()) => {
                     self.vcpu.io.commit();
-                    self.vcpu.events.exception = None;
                     self.vcpu.attend(ATTENTION_EVENT);
                     return None;
                 }
@@ -491,6 +490,7 @@ impl Processor {
         };
         let start = vcpu.hot.regs[RIP];
         let shadow = core::mem::take(&mut vcpu.events.shadow);
+        vcpu.events.entered_handler = false;
         vcpu.hot.regs[RIP] = start.wrapping_add(op.insn.len as u64) & vcpu.hot.rip_mask;
         vcpu.insn_len = op.insn.len;
         if tf || self.debug.single_step {
@@ -611,6 +611,8 @@ impl Vcpu {
         let mut p: crate::event::PendingException = e.into();
         if e.vector == Vector::Pf {
             p.payload = Some(self.fault_gva.0);
+        } else if e.vector == Vector::Db {
+            p.payload = Some(core::mem::take(&mut self.events.debug_fault));
         }
         self.events.exception = Some(p);
         self.attend(ATTENTION_EVENT);

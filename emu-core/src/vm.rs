@@ -5,7 +5,7 @@ use crate::irq::IrqState;
 use parking_lot::RwLock;
 use softmmu::{Mmu, MmuConfig, VcpuGate, World};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 
 /// Devices that the layer above keeps inside the VM: ioeventfd, coalesced zones, user-space filters.
 /// Asked after emu-core's own devices and before an exit.
@@ -54,6 +54,10 @@ pub struct Vm {
     pub irq: IrqState,
     /// TSC and kvmclock parameters of the VM.
     pub clock: crate::vm_clock::VmClock,
+    /// Which refused MSR accesses user space decides (`msr::REASON_*`; KVM_CAP_X86_USER_SPACE_MSR).
+    pub msr_exits: AtomicU32,
+    /// User space's MSR filter.
+    pub msr_filter: RwLock<Option<Arc<dyn crate::msr::MsrFilter>>>,
     /// A defect of ours was met: nothing runs any more.
     pub dead: AtomicBool,
 }
@@ -71,6 +75,8 @@ impl Vm {
             vcpus: RwLock::new(Vec::new()),
             irq: IrqState::default(),
             clock,
+            msr_exits: AtomicU32::new(0),
+            msr_filter: RwLock::new(None),
             dead: AtomicBool::new(false),
         })
     }

@@ -174,6 +174,10 @@ features! {
     FSRM 0x7 . 0 Edx 4;
     AVX512_VP2INTERSECT 0x7 . 0 Edx 8;
     SERIALIZE 0x7 . 0 Edx 14;
+    SPEC_CTRL 0x7 . 0 Edx 26;
+    STIBP 0x7 . 0 Edx 27;
+    FLUSH_L1D 0x7 . 0 Edx 28;
+    SSBD 0x7 . 0 Edx 31;
     TSXLDTRK 0x7 . 0 Edx 16;
     CET_IBT 0x7 . 0 Edx 20;
     AMX_BF16 0x7 . 0 Edx 22;
@@ -197,7 +201,9 @@ features! {
     SSE4A 0x80000001 . 0 Ecx 6;
     MISALIGNSSE 0x80000001 . 0 Ecx 7;
     PREFETCHW 0x80000001 . 0 Ecx 8;
+    OSVW 0x80000001 . 0 Ecx 9;
     TBM 0x80000001 . 0 Ecx 21;
+    TOPOEXT 0x80000001 . 0 Ecx 22;
     SYSCALL 0x80000001 . 0 Edx 11;
     NX 0x80000001 . 0 Edx 20;
     FXSR_OPT 0x80000001 . 0 Edx 25;
@@ -208,9 +214,35 @@ features! {
     CLZERO 0x80000008 . 0 Ebx 0;
     XSAVEERPTR 0x80000008 . 0 Ebx 2;
     WBNOINVD 0x80000008 . 0 Ebx 9;
+    AMD_IBPB 0x80000008 . 0 Ebx 12;
+    AMD_IBRS 0x80000008 . 0 Ebx 14;
+    AMD_STIBP 0x80000008 . 0 Ebx 15;
+    AMD_SSBD 0x80000008 . 0 Ebx 24;
+    LFENCE_RDTSC 0x80000021 . 0 Eax 2;
+    NULL_SEL_CLR_BASE 0x80000021 . 0 Eax 6;
 }
 
 /// KVM's signature leaf (KVM cpuid.txt, KVM_CPUID_SIGNATURE).
 pub const KVM_CPUID_SIGNATURE: u32 = 0x4000_0000;
 /// KVM's feature leaf (KVM cpuid.txt, KVM_CPUID_FEATURES).
 pub const KVM_CPUID_FEATURES: u32 = 0x4000_0001;
+
+/// Bits of the KVM feature leaf (KVM cpuid.txt).
+pub mod kvm {
+    /// The signature, in EBX, ECX and EDX of [`super::KVM_CPUID_SIGNATURE`].
+    pub const SIGNATURE: [u8; 12] = *b"KVMKVMKVM\0\0\0";
+    /// kvmclock through MSRs 11H and 12H.
+    pub const FEATURE_CLOCKSOURCE: u32 = 0;
+    /// Port accesses need no delay.
+    pub const FEATURE_NOP_IO_DELAY: u32 = 1;
+    /// kvmclock through MSRs 4B564D00H and 4B564D01H.
+    pub const FEATURE_CLOCKSOURCE2: u32 = 3;
+    /// KVM_HC_KICK_CPU.
+    pub const FEATURE_PV_UNHALT: u32 = 7;
+    /// KVM_HC_SEND_IPI.
+    pub const FEATURE_PV_SEND_IPI: u32 = 11;
+    /// MSR_KVM_POLL_CONTROL.
+    pub const FEATURE_POLL_CONTROL: u32 = 12;
+    /// kvmclock is monotonic across vCPUs.
+    pub const FEATURE_CLOCKSOURCE_STABLE_BIT: u32 = 24;
+}

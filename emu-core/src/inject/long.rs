@@ -65,8 +65,7 @@ impl Vcpu {
             d.event.error_code.unwrap_or(0) as u64,
         ];
         let n = if d.event.error_code.is_some() { 6 } else { 5 };
-        let new_sp =
-            self.push_frame(&stack, 8, &frame[..n], Exception::with_code(Vector::Ss, d.ext()))?;
+        let new_sp = self.push_frame(&stack, 8, &frame[..n], Exception::with_code(Vector::Ss, d.ext()))?;
         self.set_accessed(&code)?;
         self.hot.regs[RSP] = new_sp;
         if inner {

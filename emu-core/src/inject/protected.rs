@@ -50,7 +50,8 @@ impl Vcpu {
         } else {
             let frame = [d.flags, self.seg[Seg::Cs as usize].selector.0 as u64, d.rip];
             let stack = self.current_stack();
-            let sp = self.push_with_error(&stack, wide, &frame, d, Exception::with_code(Vector::Ss, d.ext()))?;
+            let sp =
+                self.push_with_error(&stack, wide, &frame, d, Exception::with_code(Vector::Ss, d.ext()))?;
             self.set_accessed(&code)?;
             self.set_rsp(sp);
         }
@@ -164,8 +165,7 @@ impl Vcpu {
         let (rip, flags) = (self.rip(), self.hot.rflags);
         self.set_rip(d.rip);
         self.hot.rflags = d.flags;
-        let result =
-            self.task_switch(tss, TaskCause::Gate { ext: d.ext(), error_code: d.event.error_code });
+        let result = self.task_switch(tss, TaskCause::Gate { ext: d.ext(), error_code: d.event.error_code });
         if result.is_err() {
             self.set_rip(rip);
             self.hot.rflags = flags;

@@ -147,7 +147,13 @@ impl Vcpu {
         }
         let t = CodeTarget { gva: code_gva, segment, cpl: if inner { segment.dpl } else { self.cpl } };
         self.check_far_offset(&t, offset, 0)?;
-        let width = if long { 8 } else if wide { 4 } else { 2 };
+        let width = if long {
+            8
+        } else if wide {
+            4
+        } else {
+            2
+        };
         if inner {
             return self.call_inner(&t, offset, width, gate);
         }

@@ -19,14 +19,20 @@ pub mod bcd;
 pub mod bit;
 pub mod bmi;
 pub mod branch;
+pub mod far;
 pub mod flags;
+pub mod int;
+pub mod iret;
 pub mod mov;
 pub mod muldiv;
 pub mod operand;
 pub mod port_io;
+pub mod segment;
 pub mod shift;
 pub mod stack;
 pub mod string;
+pub mod syscall;
+pub mod system;
 
 use crate::exit::{Result, Stop};
 use crate::vcpu::Vcpu;
@@ -41,6 +47,7 @@ type Select = fn(&Insn) -> Option<Handler>;
 /// The families, most frequent first.
 const FAMILIES: &[Select] = &[
     mov::select,
+    segment::select,
     alu::select,
     branch::select,
     stack::select,
@@ -52,6 +59,11 @@ const FAMILIES: &[Select] = &[
     bmi::select,
     port_io::select,
     bcd::select,
+    system::select,
+    syscall::select,
+    iret::select,
+    far::select,
+    int::select,
 ];
 
 /// The handler of a decoded instruction.

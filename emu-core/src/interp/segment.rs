@@ -171,7 +171,11 @@ fn str_(c: &mut Vcpu, i: &Insn) -> Result {
 
 /// A descriptor as LAR, LSL, VERR and VERW see it: `None` if it is not visible at this privilege level.
 /// `system`: whether LAR or LSL knows this system type.
-fn visible(c: &mut Vcpu, selector: Selector, system: fn(u8, bool) -> bool) -> Result<Option<(u64, Descriptor)>> {
+fn visible(
+    c: &mut Vcpu,
+    selector: Selector,
+    system: fn(u8, bool) -> bool,
+) -> Result<Option<(u64, Descriptor)>> {
     if selector.is_null() {
         return Ok(None);
     }

@@ -48,10 +48,8 @@ fn syscall(c: &mut Vcpu, _: &Insn) -> Result {
     }
     let selector = (c.msr.star >> 32) as u16 & !3;
     let long = c.long_mode();
-    let (cs, ss) = (
-        flat(selector, true, 0, long, !long),
-        flat(selector.wrapping_add(8), false, 0, false, true),
-    );
+    let (cs, ss) =
+        (flat(selector, true, 0, long, !long), flat(selector.wrapping_add(8), false, 0, false, true));
     let rip = c.rip();
     if !long {
         // AMD's legacy mode (the decoder refuses it on an Intel processor): EIP is STAR[31:0].

@@ -58,7 +58,11 @@ fn mov_from_cr(c: &mut Vcpu, i: &Insn) -> Result {
         8 => c.read_cr8(),
         _ => return c.ud(),
     };
-    if c.mode == CpuMode::Bits64 { c.set_reg(i.r[0], v) } else { c.set_reg(i.r[0], v as u32) }
+    if c.mode == CpuMode::Bits64 {
+        c.set_reg(i.r[0], v)
+    } else {
+        c.set_reg(i.r[0], v as u32)
+    }
     Ok(())
 }
 
@@ -112,6 +116,12 @@ fn cache_line(c: &mut Vcpu, i: &Insn) -> Result {
     };
     let access = softmmu::Access::read(c.cpl == 3);
     c.probe_lin(i.mem.seg, gva, 1, access)
+}
+
+/// CLZERO: the cache line that rAX points into.
+fn clzero(c: &mut Vcpu, i: &Insn) -> Result {
+    let ea = c.hot.regs[RAX as usize] & i.mem.mask() & !63;
+    c.write_bytes(i.mem.seg, ea, &[0; 64])
 }
 
 fn invlpg(c: &mut Vcpu, i: &Insn) -> Result {
@@ -197,7 +207,11 @@ fn rdpmc(c: &mut Vcpu, _: &Insn) -> Result {
 
 fn rdpid(c: &mut Vcpu, i: &Insn) -> Result {
     let v = c.msr.tsc_aux & 0xffff_ffff;
-    if i.code == Code::Rdpid_r64 { c.set_reg(i.r[0], v) } else { c.set_reg(i.r[0], v as u32) }
+    if i.code == Code::Rdpid_r64 {
+        c.set_reg(i.r[0], v)
+    } else {
+        c.set_reg(i.r[0], v as u32)
+    }
     Ok(())
 }
 
@@ -265,7 +279,7 @@ fn xgetbv(c: &mut Vcpu, _: &Insn) -> Result {
     }
     let v = match c.reg::<u32>(RCX) {
         0 => c.xcr0.bits(),
-        1 if c.cpuid.has(cpuid::XGETBV_ECX_1) => c.xcr0.bits() & c.xinuse(),
+        1 if c.cpuid.has(cpuid::XGETBV_ECX_1) => c.xcr0.bits() & c.xsave.xstate_bv(),
         _ => return c.gp0(),
     };
     set_edx_eax(c, v);
@@ -336,7 +350,11 @@ fn rd_base(c: &mut Vcpu, i: &Insn) -> Result {
         return c.ud();
     }
     let v = c.segment(base_segment(i)).base;
-    if i.op_size == 8 { c.set_reg(i.r[0], v) } else { c.set_reg(i.r[0], v as u32) }
+    if i.op_size == 8 {
+        c.set_reg(i.r[0], v)
+    } else {
+        c.set_reg(i.r[0], v as u32)
+    }
     Ok(())
 }
 
@@ -380,7 +398,11 @@ fn mov_to_dr(c: &mut Vcpu, i: &Insn) -> Result {
 fn mov_from_dr(c: &mut Vcpu, i: &Insn) -> Result {
     let n = c.check_dr_access(i.r[1])?;
     let v = c.read_dr(n);
-    if c.mode == CpuMode::Bits64 { c.set_reg(i.r[0], v) } else { c.set_reg(i.r[0], v as u32) }
+    if c.mode == CpuMode::Bits64 {
+        c.set_reg(i.r[0], v)
+    } else {
+        c.set_reg(i.r[0], v as u32)
+    }
     Ok(())
 }
 
@@ -420,6 +442,7 @@ pub fn select(i: &Insn) -> Option<Handler> {
         M::Smsw => smsw,
         M::Invd | M::Wbinvd | M::Wbnoinvd => cache_all,
         M::Clflush | M::Clflushopt | M::Clwb => cache_line,
+        M::Clzero => clzero,
         M::Invlpg => invlpg,
         M::Invpcid => invpcid,
         M::Cpuid => cpuid_insn,

@@ -7,12 +7,12 @@
 #[cfg(test)]
 mod tests;
 
-use crate::exit::{Result, Stop};
+use crate::exit::Result;
 use crate::inject::fault;
 use crate::vcpu::Vcpu;
 use softmmu::{Access, AccessKind, Target, host_mem};
 use x86_arch::segment::{Descriptor, system_type};
-use x86_arch::{Exception, Gva, Seg, Segment, Selector, Vector};
+use x86_arch::{Gva, Seg, Segment, Selector, Vector};
 
 /// A segment whose checks have passed, with the place of its descriptor.
 #[derive(Clone, Copy, Debug)]
@@ -280,9 +280,4 @@ impl Vcpu {
         }
         Ok(CodeTarget { gva, segment, cpl: self.cpl })
     }
-}
-
-/// `Err(#GP(0))` as a stop.
-pub(crate) fn gp0() -> Stop {
-    Stop::Exception(Exception::GP0)
 }
