@@ -150,7 +150,7 @@ fn invpcid(c: &mut Vcpu, i: &Insn) -> Result {
     let (low, gva) = (d as u64, (d >> 64) as u64);
     let pcid = (low & 0xfff) as u16;
     let pcide = c.cr4.contains(Cr4::PCIDE);
-    if kind > 3 || low >> 12 != 0 && kind != 2 && kind != 3 || low >> 12 != 0 {
+    if kind > 3 || low >> 12 != 0 {
         return c.gp0();
     }
     if kind < 2 && pcid != 0 && !pcide {
