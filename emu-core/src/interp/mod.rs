@@ -20,6 +20,7 @@ pub mod bit;
 pub mod bmi;
 pub mod branch;
 pub mod far;
+pub mod fence;
 pub mod flags;
 pub mod int;
 pub mod iret;
@@ -58,6 +59,7 @@ const FAMILIES: &[Select] = &[
     atomic::select,
     bmi::select,
     port_io::select,
+    fence::select,
     bcd::select,
     system::select,
     syscall::select,
