@@ -32,6 +32,7 @@ struct Findings {
     svm: bool,
     hypervisor: Option<String>,
     backend: &'static str,
+    guests_run: bool,
     coverage: Vec<CoverageRow>,
 }
 
@@ -50,6 +51,7 @@ impl Findings {
             svm: host.cpu.svm,
             hypervisor: host.cpu.hypervisor.clone(),
             backend: kvm::BACKEND,
+            guests_run: kvm::guests_run(host.usable()),
             coverage,
         };
         match &host.device {
@@ -100,7 +102,8 @@ impl Findings {
         for (index, value) in &self.feature_msrs {
             row(&format!("feature MSR {index}"), value.clone());
         }
-        row("backend of softkvm run", self.backend.into());
+        let works = if self.guests_run { "" } else { " (cannot run guests here)" };
+        row("backend of softkvm run", format!("{}{works}", self.backend));
         if self.coverage.is_empty() {
             row("KVM API coverage", "the backend is the host's kernel; it keeps no table".into());
         } else {

@@ -146,6 +146,9 @@ pub struct BenchArgs {
     /// Guest memory: a number with K, M or G; without a letter, MiB
     #[arg(long = "mem", value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
     pub memory: u64,
+    /// The QEMU to compare with [default: qemu-system-x86_64 from PATH, or fetched into the cache]
+    #[arg(long, value_name = "PROGRAM")]
+    pub qemu: Option<PathBuf>,
     /// Give up on a boot after so many seconds
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = parse_seconds)]
     pub timeout: Duration,

@@ -21,6 +21,11 @@ pub fn open(clock: EngineClock) -> Result<Kvm, String> {
 /// The name of the backend that `open` reaches, for `softkvm check`.
 pub const BACKEND: &str = "host /dev/kvm";
 
+/// Whether `open` works on a host whose `/dev/kvm` is, or is not, usable.
+pub fn guests_run(host_kvm_usable: bool) -> bool {
+    host_kvm_usable
+}
+
 /// Counters that the engine keeps for a vCPU (instructions, TLB, shadow MMU), by name, for `--stats`.
 /// The host's KVM offers none through this API.
 pub fn engine_counters(_vcpu: &VcpuFd) -> Vec<(String, u64)> {

@@ -50,13 +50,18 @@ fn root_from(xdg: Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
     Some(base.join("softkvm"))
 }
 
+/// The Debian guest, if it is in the cache.
+pub fn cached_guest() -> Option<GuestFiles> {
+    Some(GuestFiles { folder: root().ok()?.join("debian-guest") }).filter(GuestFiles::complete)
+}
+
 /// The Debian guest from the cache, or fetched into it. The error says why there is none.
 pub fn debian_guest(refresh: bool) -> Result<GuestFiles, String> {
     let root = root()?;
-    let files = GuestFiles { folder: root.join("debian-guest") };
-    if files.complete() && !refresh {
+    if let (Some(files), false) = (cached_guest(), refresh) {
         return Ok(files);
     }
+    let files = GuestFiles { folder: root.join("debian-guest") };
     let fetched = folder_at_once(&root, &files.folder, |staging| {
         let unpacked = TempDir::new_in(&root).map_err(|error| format!("{}: {error}", root.display()))?;
         let packages = Apt::new(&root).fetch(

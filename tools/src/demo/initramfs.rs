@@ -22,7 +22,6 @@ pub enum Init {
         /// See `marker`.
         marker: String,
     },
-    #[allow(dead_code)] // for bench
     /// Print a marker on the console and wait: what `bench` measures.
     Announce {
         /// The line that is printed.
@@ -31,7 +30,7 @@ pub enum Init {
 }
 
 /// The modules that the disk needs, in the order of loading.
-pub const DISK_MODULES: [&str; 4] = ["virtio", "virtio_ring", "virtio_mmio", "virtio_blk"];
+pub const DISK_MODULES: [&str; 4] = ["virtio_ring", "virtio", "virtio_mmio", "virtio_blk"];
 
 const PROLOGUE: &str = r#"#!/bin/sh
 export PATH=/bin HOME=/root TERM="${TERM:-linux}"
@@ -39,7 +38,7 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 hostname softkvm
-for module in virtio virtio_ring virtio_mmio virtio_blk; do
+for module in virtio_ring virtio virtio_mmio virtio_blk; do
     [ -e /modules/$module.ko ] && insmod /modules/$module.ko
 done
 "#;
@@ -55,22 +54,35 @@ sync
 poweroff -f
 "#;
 
+/// The commands' output goes through pipes, so that programs see no terminal. Whatever they leave running is
+/// ended, so that the pipes end; then comes the marker.
 const RUN: &str = r#"
-exec 3>/dev/ttyS1 4>/dev/ttyS2
 stty raw -echo 115200 </dev/ttyS1
-stty -echo 115200 </dev/ttyS2
+stty raw -echo 115200 </dev/ttyS2
+mkfifo /tmp/output /tmp/errors
+cat /tmp/output >/dev/ttyS1 &
+output=$!
+cat /tmp/errors >/dev/ttyS2 &
+errors=$!
 cd /root
-sh /commands </dev/null >&3 2>&4 3>&- 4>&-
-printf '%s %d\n' 'MARKER' $? >&3
-exec 3>&- 4>&-
+sh /commands </dev/null >/tmp/output 2>/tmp/errors
+status=$?
+for process in /proc/[0-9]*; do
+    case ${process#/proc/} in
+        1|$output|$errors) ;;
+        *) kill -9 ${process#/proc/} 2>/dev/null ;;
+    esac
+done
+wait
+printf '%s %d\n' 'MARKER' $status >/dev/ttyS1
 sync
 poweroff -f
 "#;
 
-const ANNOUNCE: &str = r#"
+const ANNOUNCE: &str = r#"#!/bin/sh
 echo 'MARKER'
 read -r answer
-poweroff -f
+/bin/poweroff -f
 "#;
 
 /// Builds the archive.
@@ -94,15 +106,15 @@ pub fn build(files: &GuestFiles, init: &Init, disk: bool) -> io::Result<Vec<u8>>
             archive.file(&format!("modules/{name}.ko"), 0o644, &fs::read(&path)?)?;
         }
     }
-    let body = match init {
-        Init::Shell => SHELL.to_string(),
+    let script = match init {
+        Init::Shell => format!("{PROLOGUE}{SHELL}"),
         Init::Run { commands, marker } => {
             archive.file("commands", 0o644, commands.as_bytes())?;
-            RUN.replace("MARKER", marker)
+            format!("{PROLOGUE}{}", RUN.replace("MARKER", marker))
         }
         Init::Announce { marker } => ANNOUNCE.replace("MARKER", marker),
     };
-    archive.file("init", 0o755, format!("{PROLOGUE}{body}").as_bytes())?;
+    archive.file("init", 0o755, script.as_bytes())?;
     archive.finish()
 }
 

@@ -6,7 +6,7 @@
 
 pub mod cache;
 pub mod initramfs;
-mod marker;
+pub mod marker;
 pub mod packages;
 
 use std::collections::VecDeque;
@@ -124,5 +124,66 @@ impl Write for Console {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+    use vmm_sys_util::tempdir::TempDir;
+
+    /// QEMU's TCG is the independent judge of the guest's files and of the way the status comes back.
+    #[test]
+    fn commands_and_their_status_come_back_under_qemu() {
+        const SKIP: &str = "SKIP commands_and_their_status_come_back_under_qemu";
+        let Some(files) = cache::cached_guest() else {
+            eprintln!("{SKIP}: no Debian guest in the cache (softkvm demo fetches it)");
+            return;
+        };
+        let marker = marker::fresh().unwrap();
+        let commands = "uname -s; echo \"it's fine\"; printf '\\000\\r\\n\\377'; echo wrong >&2; cd /; ls; sleep 1000 & exit 42";
+        let init = Init::Run { commands: commands.into(), marker: marker.clone() };
+        let folder = TempDir::new().unwrap();
+        let place = |name: &str| folder.as_path().join(name);
+        std::fs::write(place("initrd"), initramfs::build(&files, &init, false).unwrap()).unwrap();
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot", "-m", "512"]);
+        for serial in ["console", "output", "errors"] {
+            qemu.arg("-serial").arg(format!("file:{}", place(serial).display()));
+        }
+        qemu.arg("-kernel")
+            .arg(files.kernel())
+            .arg("-initrd")
+            .arg(place("initrd"))
+            .arg("-append")
+            .arg(CMDLINE);
+        match qemu.status() {
+            Ok(status) => assert!(status.success(), "{status}"),
+            Err(error) => {
+                eprintln!("{SKIP}: qemu-system-x86_64: {error}");
+                return;
+            }
+        }
+        let mut output = Vec::new();
+        let mut filter = MarkerFilter::new(&mut output, &marker);
+        let status = filter.status();
+        filter.write_all(&std::fs::read(place("output")).unwrap()).unwrap();
+        drop(filter);
+        let console = std::fs::read_to_string(place("console")).unwrap_or_default();
+        assert_eq!(status.get(), Some(42), "{console}");
+        let names = "bin\ncommands\ndev\netc\ninit\nmodules\nproc\nroot\nsbin\nsys\ntmp\n";
+        let wanted = [b"Linux\nit's fine\n\0\r\n\xff".as_slice(), names.as_bytes()].concat();
+        assert_eq!(String::from_utf8_lossy(&output), String::from_utf8_lossy(&wanted));
+        assert_eq!(std::fs::read(place("errors")).unwrap(), b"wrong\n");
+    }
+
+    #[test]
+    fn the_console_keeps_its_last_words() {
+        let mut console = Console::default();
+        let words = "x".repeat(Console::KEPT) + "last words";
+        console.write_all(words.as_bytes()).unwrap();
+        assert_eq!(console.tail().len(), Console::KEPT);
+        assert!(console.tail().ends_with("last words"));
     }
 }

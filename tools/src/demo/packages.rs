@@ -95,7 +95,6 @@ impl Apt {
         first_dependency(&text, prefix).ok_or_else(|| format!("no package {meta} in the package lists"))
     }
 
-    #[allow(dead_code)] // for bench
     /// `package` and what it needs that this host has not installed.
     pub fn missing(&self, package: &str) -> Result<Vec<String>, String> {
         let mut command = self.apt("apt-get");
@@ -182,7 +181,6 @@ fn first_dependency(depends: &str, prefix: &str) -> Option<String> {
         .map(str::to_string)
 }
 
-#[allow(dead_code)] // for bench
 fn would_install(simulation: &str) -> Vec<String> {
     let names = simulation.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
     names.map(str::to_string).collect()
