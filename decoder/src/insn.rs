@@ -335,6 +335,12 @@ impl Insn {
         &self.bytes[..usize::from(self.len).min(MAX_INSN_LEN)]
     }
 
+    /// The instruction's bytes, with zeros behind its end: a key to find things by.
+    #[inline(always)]
+    pub fn padded_bytes(&self) -> &[u8; MAX_INSN_LEN] {
+        &self.bytes
+    }
+
     /// The number of operands.
     #[inline]
     pub fn op_count(&self) -> usize {

@@ -31,6 +31,7 @@ pub mod irq;
 pub mod irqchip;
 pub mod mem;
 pub mod msr;
+pub mod native;
 #[cfg(test)]
 pub(crate) mod rig;
 pub mod run;

@@ -78,6 +78,7 @@ impl Vcpu {
             msr: MsrState::default(),
             xsave: XsaveImage::reset(),
             pkru: 0,
+            native: crate::native::Native::default(),
             events: Events::default(),
             io: Io::default(),
             cpuid: CpuidTable::new(Vec::new()),

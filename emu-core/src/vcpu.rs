@@ -125,6 +125,8 @@ pub struct Vcpu {
     pub xsave: XsaveImage,
     /// PKRU (also a component of XSAVE).
     pub pkru: u32,
+    /// Machine code for the instructions that run on the host processor.
+    pub native: crate::native::Native,
     /// Exceptions, interrupts, NMI, shadow, activity.
     pub events: Events,
     /// Requests to the outside and answers from there.

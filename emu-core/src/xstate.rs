@@ -2,10 +2,82 @@
 //! at the offsets of the host's own XSAVE area.
 
 use crate::host_cpu;
+use std::sync::LazyLock;
 use x86_arch::xsave;
 
 /// Bytes kept for the image: x87 to AVX-512 and PKRU fit in 2,696.
 pub const IMAGE_SIZE: usize = 4096;
+
+/// Where a state component lies in the standard format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Component {
+    /// Offset from the start of the area.
+    pub offset: usize,
+    /// Bytes.
+    pub size: usize,
+    /// In the compacted format it begins at a multiple of 64.
+    pub aligned: bool,
+}
+
+/// The standard format's offsets of the components that the engine knows.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Upper halves of YMM0 to YMM15.
+    pub avx: usize,
+    /// K0 to K7.
+    pub opmask: usize,
+    /// Upper halves of ZMM0 to ZMM15.
+    pub zmm_hi256: usize,
+    /// ZMM16 to ZMM31.
+    pub hi16_zmm: usize,
+    components: [Option<Component>; 10],
+}
+
+impl Layout {
+    /// Component `n` (2 to 9), if guests may have it.
+    pub fn component(&self, n: usize) -> Option<Component> {
+        self.components.get(n).copied().flatten()
+    }
+}
+
+/// The layout: the host's (SDM vol. 1, 13.5). PKRU, which is always in software, has the place that Intel's
+/// processors give it where the host does not say.
+pub fn layout() -> &'static Layout {
+    static LAYOUT: LazyLock<Layout> = LazyLock::new(|| {
+        let xcr0 = host_cpu::xcr0();
+        let mut components = [None; 10];
+        for n in [2, 5, 6, 7, 9] {
+            let r = host_cpu::cpuid(0xd, n as u32);
+            let (size, offset) = (r.eax as usize, r.ebx as usize);
+            let inside = size != 0 && offset >= xsave::HEADER_END && offset + size <= IMAGE_SIZE;
+            if inside && (xcr0 >> n & 1 != 0 || n == 9) {
+                components[n] = Some(Component { offset, size, aligned: r.ecx & 2 != 0 });
+            }
+        }
+        components[9] = components[9].or(Some(Component { offset: 2688, size: 8, aligned: false }));
+        let at = |n: usize| components[n].map_or(0, |c: Component| c.offset);
+        Layout { avx: at(2), opmask: at(5), zmm_hi256: at(6), hi16_zmm: at(7), components }
+    });
+    &LAYOUT
+}
+
+/// The host has AVX, and its kernel has enabled it.
+pub fn host_has_avx() -> bool {
+    layout().component(2).is_some() && host_cpu::has(x86_arch::cpuid::AVX)
+}
+
+/// The host has AVX-512, and its kernel has enabled it.
+pub fn host_has_avx512() -> bool {
+    let l = layout();
+    host_has_avx()
+        && [5, 6, 7].iter().all(|n| l.component(*n).is_some())
+        && host_cpu::has(x86_arch::cpuid::AVX512F)
+}
+
+/// The host's opmask registers have 64 bits.
+pub fn host_has_avx512bw() -> bool {
+    host_has_avx512() && host_cpu::has(x86_arch::cpuid::AVX512BW)
+}
 
 /// The image. Bytes past the layout's end stay zero.
 #[derive(Clone)]
@@ -108,6 +180,68 @@ impl XsaveImage {
     #[inline(always)]
     pub fn set_xmm(&mut self, n: u8, v: u128) {
         self.set(xsave::XMM0 + 16 * (n & 15) as usize, v)
+    }
+
+    /// The first `width` bytes (16, 32 or 64) of vector register `n` (0 to 31); the rest is zero.
+    pub fn vector(&self, n: u8, width: usize) -> [u8; 64] {
+        let (l, n) = (layout(), (n & 31) as usize);
+        let mut v = [0; 64];
+        let mut part = |to: usize, from: usize, len: usize| {
+            v[to..to + len].copy_from_slice(&self.bytes[from..from + len]);
+        };
+        if n >= 16 {
+            part(0, l.hi16_zmm + 64 * (n - 16), width.min(64));
+            return v;
+        }
+        part(0, xsave::XMM0 + 16 * n, 16);
+        if width >= 32 && l.avx != 0 {
+            part(16, l.avx + 16 * n, 16);
+        }
+        if width >= 64 && l.zmm_hi256 != 0 {
+            part(32, l.zmm_hi256 + 32 * n, 32);
+        }
+        v
+    }
+
+    /// Writes the whole of vector register `n` (0 to 31), as VEX and EVEX instructions do: `v` is zero above their width.
+    pub fn set_vector(&mut self, n: u8, v: &[u8; 64]) {
+        let (l, n) = (layout(), (n & 31) as usize);
+        let mut part = |to: usize, from: usize, len: usize| {
+            self.bytes[to..to + len].copy_from_slice(&v[from..from + len]);
+        };
+        let mut in_use = 2;
+        if n >= 16 {
+            part(l.hi16_zmm + 64 * (n - 16), 0, 64);
+            in_use = 1 << 7;
+        } else {
+            part(xsave::XMM0 + 16 * n, 0, 16);
+            if l.avx != 0 {
+                part(l.avx + 16 * n, 16, 16);
+                in_use |= if v[16..32] != [0; 16] { 4 } else { 0 };
+            }
+            if l.zmm_hi256 != 0 {
+                part(l.zmm_hi256 + 32 * n, 32, 32);
+                in_use |= if v[32..] != [0; 32] { 1 << 6 } else { 0 };
+            }
+        }
+        self.set_xstate_bv(self.xstate_bv() | in_use);
+    }
+
+    /// Opmask register `n`.
+    pub fn opmask(&self, n: u8) -> u64 {
+        match layout().opmask {
+            0 => 0,
+            at => self.get(at + 8 * (n & 7) as usize),
+        }
+    }
+
+    /// Sets opmask register `n`.
+    pub fn set_opmask(&mut self, n: u8, v: u64) {
+        let at = layout().opmask;
+        if at != 0 {
+            self.set(at + 8 * (n & 7) as usize, v);
+            self.set_xstate_bv(self.xstate_bv() | 1 << 5);
+        }
     }
 
     /// The x87 top of stack, 0 to 7.

@@ -30,10 +30,13 @@ pub mod operand;
 pub mod port_io;
 pub mod segment;
 pub mod shift;
+pub mod simd;
 pub mod stack;
 pub mod string;
 pub mod syscall;
 pub mod system;
+pub mod x87;
+pub mod xsave;
 
 use crate::exit::{Result, Stop};
 use crate::vcpu::Vcpu;
@@ -66,6 +69,10 @@ const FAMILIES: &[Select] = &[
     iret::select,
     far::select,
     int::select,
+    simd::select,
+    x87::select,
+    xsave::select,
+    crate::native::select,
 ];
 
 /// The handler of a decoded instruction.

@@ -1,0 +1,261 @@
+//! x87 control instructions and the environment in memory: FNINIT, FNCLEX, FLDCW, FNSTCW, FNSTSW, FNSTENV,
+//! FLDENV, FNSAVE, FRSTOR, WAIT. Arithmetic runs on the host: [`crate::native`]. FXSAVE is in [`super::xsave`].
+//!
+//! FCS and FDS are always 0 (CPUID.7.EBX\[13\], as on current processors); see `docs/deviations.md`.
+
+use super::Handler;
+use crate::exit::{Result, Stop};
+use crate::vcpu::Vcpu;
+use crate::xstate::XsaveImage;
+use decoder::Insn;
+use iced_x86::Code;
+use x86_arch::control::Cr0;
+use x86_arch::{Exception, Gpr, Vector, xsave};
+
+/// FSW: the exception flags.
+const EXCEPTIONS: u16 = 0x3f;
+/// FSW: error summary and busy.
+const SUMMARY: u16 = 0x8080;
+
+pub(crate) fn select(i: &Insn) -> Option<Handler> {
+    use Code as C;
+    Some(match i.code {
+        C::Fninit => fninit,
+        C::Fnclex => fnclex,
+        C::Fldcw_m2byte => fldcw,
+        C::Fnstcw_m2byte => fnstcw,
+        C::Fnstsw_m2byte => fnstsw,
+        C::Fnstsw_AX => fnstsw_ax,
+        C::Fnstenv_m14byte => fnstenv::<14>,
+        C::Fnstenv_m28byte => fnstenv::<28>,
+        C::Fldenv_m14byte => fldenv::<14>,
+        C::Fldenv_m28byte => fldenv::<28>,
+        C::Fnsave_m94byte => fnsave::<14>,
+        C::Fnsave_m108byte => fnsave::<28>,
+        C::Frstor_m94byte => frstor::<14>,
+        C::Frstor_m108byte => frstor::<28>,
+        C::Wait => wait,
+        // 8087 and 80287 instructions, no operations since (SDM vol. 1, 8.3.12 and 22.18).
+        C::Fneni | C::Fndisi | C::Fnsetpm => ignored,
+        _ => return None,
+    })
+}
+
+impl XsaveImage {
+    /// FSW's summary bits as its flags and FCW's masks have them.
+    pub fn update_summary(&mut self) {
+        let fsw = self.fsw();
+        let pending = fsw & !self.fcw() & EXCEPTIONS != 0;
+        self.set_fsw(if pending { fsw | SUMMARY } else { fsw & !SUMMARY });
+    }
+
+    /// What FNINIT leaves. The registers' contents stay, all empty.
+    pub fn fninit(&mut self) {
+        self.set_fcw(xsave::FCW_INIT);
+        self.set_fsw(0);
+        self.set_ftw(0);
+        self.set_fop(0);
+        self.set_fip(0);
+        self.set_fdp(0);
+        self.set_xstate_bv(self.xstate_bv() | 1);
+    }
+
+    /// The tag word with two bits a register (SDM vol. 1, 8.1.7), from the abridged one and the contents.
+    pub fn full_tags(&self) -> u16 {
+        (0..8u8).fold(0, |tags, physical| {
+            let tag = if self.ftw() >> physical & 1 == 0 {
+                3
+            } else {
+                let st = physical.wrapping_sub(self.top()) & 7;
+                let at = xsave::ST0 + 16 * st as usize;
+                let (significand, exponent) = (self.get::<u64>(at), self.get::<u16>(at + 8) & 0x7fff);
+                match (exponent, significand) {
+                    (0, 0) => 1,
+                    (0 | 0x7fff, _) => 2,
+                    (_, s) if s >> 63 == 0 => 2,
+                    _ => 0,
+                }
+            };
+            tags | tag << (2 * physical)
+        })
+    }
+
+    /// Sets the abridged tag word from a full one: only "empty" counts.
+    pub fn set_full_tags(&mut self, tags: u16) {
+        let ftw = (0..8).fold(0u8, |t, n| t | ((tags >> (2 * n) & 3 != 3) as u8) << n);
+        self.set_ftw(ftw);
+    }
+}
+
+fn wait(c: &mut Vcpu, _: &Insn) -> Result {
+    if c.cr0.contains(Cr0::MP | Cr0::TS) {
+        return Err(Stop::Exception(Exception::new(Vector::Nm)));
+    }
+    c.check_pending()
+}
+
+fn ignored(c: &mut Vcpu, _: &Insn) -> Result {
+    c.check_x87()
+}
+
+fn fninit(c: &mut Vcpu, _: &Insn) -> Result {
+    c.check_x87()?;
+    c.xsave.fninit();
+    Ok(())
+}
+
+fn fnclex(c: &mut Vcpu, _: &Insn) -> Result {
+    c.check_x87()?;
+    c.xsave.set_fsw(c.xsave.fsw() & 0x7f00);
+    c.xsave.set_xstate_bv(c.xsave.xstate_bv() | 1);
+    Ok(())
+}
+
+/// FCW as the processor keeps it: bit 6 reads as 1, bits 7 and 13 to 15 as 0.
+fn control_word(v: u16) -> u16 {
+    v & 0x1f3f | 0x40
+}
+
+fn fldcw(c: &mut Vcpu, i: &Insn) -> Result {
+    c.check_x87()?;
+    c.check_pending()?;
+    let v = c.load_mem::<u16>(i)?;
+    c.xsave.set_fcw(control_word(v));
+    c.xsave.update_summary();
+    c.xsave.set_xstate_bv(c.xsave.xstate_bv() | 1);
+    Ok(())
+}
+
+fn fnstcw(c: &mut Vcpu, i: &Insn) -> Result {
+    c.check_x87()?;
+    let v = c.xsave.fcw();
+    c.store_mem::<u16>(i, v)
+}
+
+fn fnstsw(c: &mut Vcpu, i: &Insn) -> Result {
+    c.check_x87()?;
+    let v = c.xsave.fsw();
+    c.store_mem::<u16>(i, v)
+}
+
+fn fnstsw_ax(c: &mut Vcpu, _: &Insn) -> Result {
+    c.check_x87()?;
+    let v = c.xsave.fsw();
+    c.set_reg::<u16>(Gpr::Rax as u8, v);
+    Ok(())
+}
+
+/// The environment in the format of the operand size and mode (SDM vol. 1, figures 8-9 to 8-12).
+fn environment(c: &Vcpu, size: usize) -> [u8; 28] {
+    let x = &c.xsave;
+    let real = !c.protected();
+    let (fip, fdp, fop) = (x.fip() as u32, x.fdp() as u32, x.fop() & 0x7ff);
+    let head = [x.fcw(), x.fsw(), x.full_tags()];
+    let mut out = [0; 28];
+    if size == 14 {
+        let tail = if real {
+            let ip_high = (fip >> 16 & 0xf) as u16;
+            let dp_high = (fdp >> 16 & 0xf) as u16;
+            [fip as u16, ip_high << 12 | fop, fdp as u16, dp_high << 12]
+        } else {
+            [fip as u16, 0, fdp as u16, 0]
+        };
+        for (n, w) in head.iter().chain(tail.iter()).enumerate() {
+            out[2 * n..2 * n + 2].copy_from_slice(&w.to_le_bytes());
+        }
+    } else {
+        let tail = if real {
+            let fop = fop as u32;
+            [0xffff_0000 | fip & 0xffff, (fip >> 16) << 12 | fop, 0xffff_0000 | fdp & 0xffff, (fdp >> 16) << 12]
+        } else {
+            [fip, (fop as u32) << 16, fdp, 0xffff_0000]
+        };
+        let head = head.map(|w| 0xffff_0000 | w as u32);
+        for (n, w) in head.iter().chain(tail.iter()).enumerate() {
+            out[4 * n..4 * n + 4].copy_from_slice(&w.to_le_bytes());
+        }
+    }
+    out
+}
+
+fn set_environment(c: &mut Vcpu, b: &[u8], size: usize) {
+    let real = !c.protected();
+    let word = |n: usize| -> u32 {
+        if size == 14 {
+            u16::from_le_bytes([b[2 * n], b[2 * n + 1]]) as u32
+        } else {
+            u32::from_le_bytes([b[4 * n], b[4 * n + 1], b[4 * n + 2], b[4 * n + 3]])
+        }
+    };
+    let (fip, fop, fdp) = match (size, real) {
+        (14, true) => (word(3) | (word(4) >> 12) << 16, word(4) & 0x7ff, word(5) | (word(6) >> 12) << 16),
+        (14, false) => (word(3), 0, word(5)),
+        (_, true) => (
+            word(3) & 0xffff | (word(4) >> 12) << 16,
+            word(4) & 0x7ff,
+            word(5) & 0xffff | (word(6) >> 12) << 16,
+        ),
+        (_, false) => (word(3), word(4) >> 16 & 0x7ff, word(5)),
+    };
+    let x = &mut c.xsave;
+    x.set_fcw(control_word(word(0) as u16));
+    x.set_fsw(word(1) as u16);
+    x.set_full_tags(word(2) as u16);
+    x.set_fip(fip as u64);
+    x.set_fop(fop as u16);
+    x.set_fdp(fdp as u64);
+    x.update_summary();
+    x.set_xstate_bv(x.xstate_bv() | 1);
+}
+
+fn fnstenv<const SIZE: usize>(c: &mut Vcpu, i: &Insn) -> Result {
+    c.check_x87()?;
+    let env = environment(c, SIZE);
+    let ea = c.ea(i);
+    c.write_bytes(i.mem.seg, ea, &env[..SIZE])?;
+    // All exceptions are masked afterwards (SDM vol. 2A, FSTENV).
+    c.xsave.set_fcw(c.xsave.fcw() | EXCEPTIONS);
+    c.xsave.update_summary();
+    c.xsave.set_xstate_bv(c.xsave.xstate_bv() | 1);
+    Ok(())
+}
+
+fn fldenv<const SIZE: usize>(c: &mut Vcpu, i: &Insn) -> Result {
+    c.check_x87()?;
+    c.check_pending()?;
+    let mut env = [0; 28];
+    let ea = c.ea(i);
+    c.read_bytes(i.mem.seg, ea, &mut env[..SIZE])?;
+    set_environment(c, &env[..SIZE], SIZE);
+    Ok(())
+}
+
+/// FNSAVE: environment and the eight registers in stack order, then FNINIT.
+fn fnsave<const ENV: usize>(c: &mut Vcpu, i: &Insn) -> Result {
+    c.check_x87()?;
+    let mut area = [0; 108];
+    area[..ENV].copy_from_slice(&environment(c, ENV)[..ENV]);
+    for n in 0..8 {
+        let from = xsave::ST0 + 16 * n;
+        area[ENV + 10 * n..ENV + 10 * n + 10].copy_from_slice(&c.xsave.bytes[from..from + 10]);
+    }
+    let ea = c.ea(i);
+    c.write_bytes(i.mem.seg, ea, &area[..ENV + 80])?;
+    c.xsave.fninit();
+    Ok(())
+}
+
+fn frstor<const ENV: usize>(c: &mut Vcpu, i: &Insn) -> Result {
+    c.check_x87()?;
+    c.check_pending()?;
+    let mut area = [0; 108];
+    let ea = c.ea(i);
+    c.read_bytes(i.mem.seg, ea, &mut area[..ENV + 80])?;
+    set_environment(c, &area[..ENV], ENV);
+    for n in 0..8 {
+        let to = xsave::ST0 + 16 * n;
+        c.xsave.bytes[to..to + 10].copy_from_slice(&area[ENV + 10 * n..ENV + 10 * n + 10]);
+        c.xsave.bytes[to + 10..to + 16].fill(0);
+    }
+    Ok(())
+}
