@@ -36,7 +36,11 @@ pub(crate) fn select(i: &Insn) -> Option<Handler> {
 }
 
 fn ldmxcsr<const VEX: bool>(c: &mut Vcpu, i: &Insn) -> Result {
-    if VEX { c.check_vex()? } else { c.check_sse()? }
+    if VEX {
+        c.check_vex()?
+    } else {
+        c.check_sse()?
+    }
     let v = c.load_mem::<u32>(i)?;
     if v & !host_cpu::mxcsr_mask() != 0 {
         return c.gp0();
@@ -47,7 +51,11 @@ fn ldmxcsr<const VEX: bool>(c: &mut Vcpu, i: &Insn) -> Result {
 }
 
 fn stmxcsr<const VEX: bool>(c: &mut Vcpu, i: &Insn) -> Result {
-    if VEX { c.check_vex()? } else { c.check_sse()? }
+    if VEX {
+        c.check_vex()?
+    } else {
+        c.check_sse()?
+    }
     let v = c.xsave.mxcsr();
     c.store_mem::<u32>(i, v)
 }
@@ -83,7 +91,11 @@ fn signs(v: &[u8], size: usize) -> u64 {
 
 /// (V)MASKMOVDQU: bytes of the first operand to seg:[rDI] where the second operand's sign is set.
 fn maskmovdqu<const VEX: bool>(c: &mut Vcpu, i: &Insn) -> Result {
-    if VEX { c.check_vex()? } else { c.check_sse()? }
+    if VEX {
+        c.check_vex()?
+    } else {
+        c.check_sse()?
+    }
     let (a, b) = if i.kinds[0] == OperandKind::MaskDst { (i.r[1], i.r[2]) } else { (i.r[0], i.r[1]) };
     let data = c.xsave.vector(a, 16);
     let k = signs(&c.xsave.vector(b, 16)[..16], 1);

@@ -166,7 +166,12 @@ fn environment(c: &Vcpu, size: usize) -> [u8; 28] {
     } else {
         let tail = if real {
             let fop = fop as u32;
-            [0xffff_0000 | fip & 0xffff, (fip >> 16) << 12 | fop, 0xffff_0000 | fdp & 0xffff, (fdp >> 16) << 12]
+            [
+                0xffff_0000 | fip & 0xffff,
+                (fip >> 16) << 12 | fop,
+                0xffff_0000 | fdp & 0xffff,
+                (fdp >> 16) << 12,
+            ]
         } else {
             [fip, (fop as u32) << 16, fdp, 0xffff_0000]
         };

@@ -6,9 +6,9 @@
 
 use super::Handler;
 use crate::exit::Result;
+use crate::host_cpu;
 use crate::vcpu::Vcpu;
 use crate::xstate::{self, IMAGE_SIZE};
-use crate::host_cpu;
 use decoder::Insn;
 use iced_x86::Mnemonic;
 use x86_arch::control::{Cr0, Cr4, Efer};
@@ -174,7 +174,7 @@ fn enabled(c: &Vcpu, supervisor: bool) -> u64 {
 
 /// XINUSE. PKRU's is known from its value; SSE's includes MXCSR for the compacted formats.
 fn in_use(c: &Vcpu, compacted: bool) -> u64 {
-    let mut bv = c.xsave.xstate_bv() & !(1 << 9) | (c.pkru != 0) as u64 * (1 << 9);
+    let mut bv = c.xsave.xstate_bv() & !(1 << 9) | ((c.pkru != 0) as u64) << 9;
     if compacted && c.xsave.mxcsr() != xsave::MXCSR_INIT {
         bv |= SSE;
     }

@@ -281,8 +281,22 @@ fn uses_mxcsr(code: Code) -> bool {
         return true;
     }
     const MOVES: &[&str] = &[
-        "mov", "lddqu", "and", "or", "xor", "shuf", "unpck", "blend", "insert", "extract", "perm",
-        "broadcast", "expand", "compress", "test", "pblend",
+        "mov",
+        "lddqu",
+        "and",
+        "or",
+        "xor",
+        "shuf",
+        "unpck",
+        "blend",
+        "insert",
+        "extract",
+        "perm",
+        "broadcast",
+        "expand",
+        "compress",
+        "test",
+        "pblend",
     ];
     let float = matches!(
         code.op_code().memory_size().element_type(),

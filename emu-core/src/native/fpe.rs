@@ -53,8 +53,7 @@ extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut lib
                 libc::sigaction(libc::SIGFPE, previous, core::ptr::null_mut());
             }
             f if previous.sa_flags & libc::SA_SIGINFO != 0 => {
-                let f: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) =
-                    core::mem::transmute(f);
+                let f: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) = core::mem::transmute(f);
                 f(signal, info, context);
             }
             f => {

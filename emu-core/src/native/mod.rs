@@ -451,11 +451,7 @@ fn vector<const UNIT: u8, const MEM: bool>(c: &mut Vcpu, i: &Insn) -> Result {
 #[cold]
 fn simd_exception(c: &mut Vcpu) -> Result {
     c.xsave.set_xstate_bv(c.xsave.xstate_bv() | 2);
-    if c.cr4.contains(Cr4::OSXMMEXCPT) {
-        Err(Stop::Exception(Exception::new(Vector::Xm)))
-    } else {
-        c.ud()
-    }
+    if c.cr4.contains(Cr4::OSXMMEXCPT) { Err(Stop::Exception(Exception::new(Vector::Xm))) } else { c.ud() }
 }
 
 /// FSW: exceptions that an unmasked occurrence of keeps a store from memory: IE, DE, OE, UE.

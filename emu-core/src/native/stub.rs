@@ -175,8 +175,7 @@ struct Plan {
 }
 
 fn plan(i: &Insn, factory: &mut InstructionInfoFactory, stub: &mut Stub) -> Result<Plan, Failed> {
-    let mut insn =
-        Decoder::with_ip(i.mode.bitness(), i.bytes(), 0, DecoderOptions::NONE).decode();
+    let mut insn = Decoder::with_ip(i.mode.bitness(), i.bytes(), 0, DecoderOptions::NONE).decode();
     if insn.code() != i.code || insn.len() != i.bytes().len() {
         return Err(Failed::Refused);
     }
@@ -410,7 +409,11 @@ fn emit_vector(
     let width = if legacy { 16 } else { plan.width };
     for v in &plan.vectors {
         if v.n >= 16 {
-            e.reg_mem(Code::EVEX_Vmovdqu64_zmm_k1z_zmmm512, zmm(v.n), image(layout.hi16_zmm + 64 * (v.n - 16)))?;
+            e.reg_mem(
+                Code::EVEX_Vmovdqu64_zmm_k1z_zmmm512,
+                zmm(v.n),
+                image(layout.hi16_zmm + 64 * (v.n - 16)),
+            )?;
             continue;
         }
         let low = image(xsave::XMM0 + 16 * v.n);
@@ -421,7 +424,13 @@ fn emit_vector(
         e.reg_mem(Code::VEX_Vmovups_xmm_xmmm128, xmm(v.n), low)?;
         if width >= 32 {
             let high = image(layout.avx + 16 * v.n);
-            e.put(&Instruction::with4(Code::VEX_Vinsertf128_ymm_ymm_xmmm128_imm8, ymm(v.n), ymm(v.n), high, 1)?)?;
+            e.put(&Instruction::with4(
+                Code::VEX_Vinsertf128_ymm_ymm_xmmm128_imm8,
+                ymm(v.n),
+                ymm(v.n),
+                high,
+                1,
+            )?)?;
         }
         if width >= 64 {
             let high = image(layout.zmm_hi256 + 32 * v.n);
@@ -444,7 +453,11 @@ fn emit_vector(
     }
     for v in plan.vectors.iter().filter(|v| v.written) {
         if v.n >= 16 {
-            e.mem_reg(Code::EVEX_Vmovdqu64_zmmm512_k1z_zmm, image(layout.hi16_zmm + 64 * (v.n - 16)), zmm(v.n))?;
+            e.mem_reg(
+                Code::EVEX_Vmovdqu64_zmmm512_k1z_zmm,
+                image(layout.hi16_zmm + 64 * (v.n - 16)),
+                zmm(v.n),
+            )?;
             stub.in_use |= 1 << 7;
             continue;
         }

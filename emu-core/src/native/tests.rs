@@ -2,13 +2,11 @@
 
 use super::allow::{self, Unit};
 use super::oracle::{self, State};
+use crate::exit::Stop;
 use crate::rig::{DATA, Mode, Rig};
 use crate::xstate;
-use iced_x86::{
-    Code, Encoder, Instruction, OpCodeOperandKind, OpKind, Register,
-};
+use iced_x86::{Code, Encoder, Instruction, OpCodeOperandKind, OpKind, Register};
 use x86_arch::{Exception, Gpr, Rflags, Vector, xsave};
-use crate::exit::Stop;
 
 /// A small generator of test data.
 pub(super) struct Random(pub u64);
@@ -77,7 +75,14 @@ fn instruction(code: Code, memory: bool, r: &mut Random) -> Option<Vec<u8>> {
             K::sti_opcode => Register::ST0 + v % 8,
             K::mem => Register::None,
             K::imm8 => {
-                i.set_op_kind(n, if i.op_count() > n && n > 0 && i.op_kind(n - 1) == OpKind::Immediate8 { OpKind::Immediate8_2nd } else { OpKind::Immediate8 });
+                i.set_op_kind(
+                    n,
+                    if i.op_count() > n && n > 0 && i.op_kind(n - 1) == OpKind::Immediate8 {
+                        OpKind::Immediate8_2nd
+                    } else {
+                        OpKind::Immediate8
+                    },
+                );
                 if i.op_kind(n) == OpKind::Immediate8 {
                     i.set_immediate8(r.next() as u8);
                 } else {
@@ -89,7 +94,14 @@ fn instruction(code: Code, memory: bool, r: &mut Random) -> Option<Vec<u8>> {
         };
         let can_be_memory = matches!(
             k,
-            K::mem | K::xmm_or_mem | K::ymm_or_mem | K::zmm_or_mem | K::mm_or_mem | K::k_or_mem | K::r32_or_mem | K::r64_or_mem
+            K::mem
+                | K::xmm_or_mem
+                | K::ymm_or_mem
+                | K::zmm_or_mem
+                | K::mm_or_mem
+                | K::k_or_mem
+                | K::r32_or_mem
+                | K::r64_or_mem
         );
         if can_be_memory && (memory || *k == K::mem) {
             i.set_op_kind(n, OpKind::Memory);
@@ -327,7 +339,14 @@ fn gates() {
         (addps, |v| v.cr0.insert(Cr0::EM), UD),
         (addps, |v| v.cr0.insert(Cr0::TS), NM),
         (addps, |v| v.cr4.remove(Cr4::OSFXSR), UD),
-        (addps, |v| { v.cr4.remove(Cr4::OSFXSR); v.cr0.insert(Cr0::TS) }, UD),
+        (
+            addps,
+            |v| {
+                v.cr4.remove(Cr4::OSFXSR);
+                v.cr0.insert(Cr0::TS)
+            },
+            UD,
+        ),
         (vaddps, |v| v.cr4.remove(Cr4::OSXSAVE), UD),
         (vaddps, |v| v.xcr0 = Xcr0::X87 | Xcr0::SSE, UD),
         (vaddps, |v| v.cr0.insert(Cr0::TS), NM),
