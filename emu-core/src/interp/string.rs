@@ -14,8 +14,8 @@ use crate::exit::Result;
 use crate::vcpu::{ATTENTION_EVENT, RIP, Vcpu};
 use decoder::{Insn, Prefixes};
 use iced_x86::Mnemonic;
-use softmmu::{HostPtr, host_mem};
-use x86_arch::{Gpr, PAGE_MASK, PAGE_SIZE, Rflags, Seg};
+use softmmu::{Access, HostPtr, Target, host_mem};
+use x86_arch::{Gpr, Gva, PAGE_MASK, PAGE_SIZE, Rflags, Seg};
 
 const RAX: u8 = Gpr::Rax as u8;
 const RCX: u8 = Gpr::Rcx as u8;
@@ -126,6 +126,21 @@ fn span<T: Int>(c: &Vcpu, i: &Insn, seg: u8, ea: u64, left: u64, write: bool) ->
     if n == 0 || c.linear(seg, ea, n * T::BYTES, write) != Ok(gva) { (0, 0) } else { (n, gva) }
 }
 
+/// Plain memory within one page, or `None`: then a single iteration finds out why. The pages of source and destination
+/// may share an entry of the TLB, so that a look there is not enough.
+fn resolve(c: &mut Vcpu, gva: u64, len: u64, write: bool) -> Option<HostPtr> {
+    let tlb = &c.mmu.tlb;
+    if let Some(p) = if write { tlb.lookup_write(gva, len) } else { tlb.lookup_read(gva, len) } {
+        return Some(p);
+    }
+    let user = c.cpl == 3;
+    let access = if write { Access::write(user) } else { Access::read(user) };
+    match c.mmu.translate(Gva(gva), access, len) {
+        Ok(Target::Ram(p)) => Some(p),
+        _ => None,
+    }
+}
+
 fn movs_once<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
     let v = c.load::<T>(i.mem.seg, c.string_reg(i, RSI))?;
     c.store(ES, c.string_reg(i, RDI), v)?;
@@ -144,9 +159,8 @@ fn movs_bulk<T: Int>(c: &mut Vcpu, i: &Insn, left: u64) -> Result<u64> {
         return Ok(0);
     }
     let len = n * T::BYTES;
-    let (Some(p), Some(q)) = (c.mmu.tlb.lookup_read(from, len), c.mmu.tlb.lookup_write(to, len)) else {
-        return Ok(0);
-    };
+    let Some(p) = resolve(c, from, len, false) else { return Ok(0) };
+    let Some(q) = resolve(c, to, len, true) else { return Ok(0) };
     // A copy byte by byte is a copy element by element unless an element overlaps its own source.
     let distance = q.hva().0.wrapping_sub(p.hva().0);
     if distance != 0 && distance < T::BYTES {
@@ -178,7 +192,7 @@ fn stos_bulk<T: Int>(c: &mut Vcpu, i: &Insn, left: u64) -> Result<u64> {
         return Ok(0);
     }
     let len = n * T::BYTES;
-    let Some(p) = c.mmu.tlb.lookup_write(to, len) else { return Ok(0) };
+    let Some(p) = resolve(c, to, len, true) else { return Ok(0) };
     let v = c.reg::<T>(RAX);
     fill(p, v, len).map_err(|f| c.host_faulted(f))?;
     c.advance(i, RDI, n, T::BYTES);
