@@ -2,7 +2,7 @@
 //!
 //! A pure state machine: it reads no clock, starts no timer and wakes nobody. Time comes in as [`Now`], and what the
 //! outside must do comes back as a [`LapicEffect`] or [`Accepted`]. The registers as the guest sees them (the xAPIC
-//! page, the x2APIC MSRs) are in [`registers`], the timer in [`timer`], saving and restoring in [`state`]. Who receives a message is decided in
+//! page, the x2APIC MSRs) are in `registers`, the timer in `timer`, saving and restoring in `state`. Who receives a message is decided in
 //! [`super::delivery`].
 //!
 //! SDM vol. 3A, chapter 10; where the SDM leaves a choice, KVM's in-kernel local APIC decides.
@@ -77,10 +77,12 @@ pub struct LapicConfig {
     pub tsc_deadline: bool,
     /// EOI-broadcast suppression is offered. KVM offers it only where the IOAPIC is userspace's.
     pub directed_eoi: bool,
-    /// CPUID.80000008H:EAX[7:0]: bits of IA32_APIC_BASE above it are reserved.
+    /// CPUID.80000008H:EAX, bits 7:0: bits of IA32_APIC_BASE above it are reserved.
     pub maxphyaddr: u8,
     /// LINT0 of the bootstrap processor leaves reset as ExtINT, unmasked (KVM_X86_QUIRK_LINT0_REENABLED).
     pub lint0_reenabled: bool,
+    /// Nanoseconds in a cycle of the APIC bus, which the timer counts (KVM_CAP_X86_APIC_BUS_CYCLES_NS).
+    pub bus_cycle_ns: u32,
 }
 
 impl LapicConfig {
@@ -94,6 +96,7 @@ impl LapicConfig {
             directed_eoi: false,
             maxphyaddr: 46,
             lint0_reenabled: true,
+            bus_cycle_ns: 1,
         }
     }
 }

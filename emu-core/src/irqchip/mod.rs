@@ -237,12 +237,10 @@ impl IrqChip {
             .then(|| Delivery { xapic_broadcast: self.xapic_broadcast, ..msi.delivery(x2apic_ids) })
     }
 
-    /// The result of a delivery comes back: a level-triggered IOAPIC message that every addressed local APIC refused
-    /// will have no EOI.
+    /// The result of a delivery comes back: a level-triggered IOAPIC message that no local APIC took will have no EOI.
     pub fn delivered(&mut self, delivery: &Delivery, result: DeliveryResult) {
         if let Origin::Ioapic { pin } = delivery.origin
             && delivery.trigger == Trigger::Level
-            && result.matched != 0
             && result.accepted == 0
             && let Some(ioapic) = self.ioapic()
         {

@@ -285,6 +285,15 @@ fn a_refused_level_does_not_block_its_pin() {
 }
 
 #[test]
+fn a_level_to_nobody_does_not_block_its_pin() {
+    let mut machine = Machine::new(1);
+    machine.redirect(20, 0x8054, 9);
+    assert_eq!(machine.line(20, true), -1);
+    machine.redirect(20, 0x8054, 0);
+    assert_eq!(machine.take(0), Some(0x54), "sent to the new destination");
+}
+
+#[test]
 fn routed_messages() {
     let mut machine = Machine::new(2);
     let msi = Msi { address_lo: 0xfee0_1000, address_hi: 0, data: 0x71 };

@@ -13,7 +13,8 @@ const TIMER_MODE: u32 = 3 << 17;
 /// KVM's floor for a periodic timer, in nanoseconds: a guest cannot ask for a storm of host timers.
 const MIN_PERIOD_NS: u64 = 200_000;
 
-/// When the timer fires. The APIC bus runs at 1 GHz, as KVM's: a tick is a nanosecond times the divider.
+/// When the timer fires. The APIC bus runs at 1 GHz, as KVM's, unless the VMM says otherwise: a tick is a nanosecond
+/// times the divider.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TimerState {
     /// One-shot and periodic: when the count reaches zero next.
@@ -57,7 +58,7 @@ impl Lapic {
     fn divider(&self) -> u64 {
         let register = self.reg(APIC_TIMER_DIVIDE);
         let code = (register & 8) >> 1 | register & 3;
-        1 << ((code + 1) & 7)
+        (1 << ((code + 1) & 7)) * u64::from(self.config().bus_cycle_ns.max(1))
     }
 
     /// A new mode was written. A change to or from TSC-deadline mode disarms the timer (SDM vol. 3A, 10.5.4.1).
@@ -80,7 +81,7 @@ impl Lapic {
     }
 
     fn initial_period(&self) -> u64 {
-        let period = u64::from(self.reg(APIC_TIMER_INITIAL)) * self.divider();
+        let period = u64::from(self.reg(APIC_TIMER_INITIAL)).saturating_mul(self.divider());
         match self.timer_mode() {
             TimerMode::Periodic if period != 0 => period.max(MIN_PERIOD_NS),
             _ => period,
@@ -144,7 +145,7 @@ impl Lapic {
         if self.reg(APIC_TIMER_INITIAL) == 0 {
             return;
         }
-        let remaining = u64::from(count) * self.divider();
+        let remaining = u64::from(count).saturating_mul(self.divider());
         self.timer.target_ns = match self.timer_mode() {
             TimerMode::Periodic if count == 0 => Some(now.ns.saturating_add(self.timer.period_ns)),
             TimerMode::OneShot | TimerMode::Periodic if count != 0 => Some(now.ns.saturating_add(remaining)),
@@ -207,6 +208,7 @@ impl Lapic {
 
 #[cfg(test)]
 mod tests {
+    use super::super::LapicConfig;
     use super::super::tests::{T0, after, read, read_at, timer, write, write_at};
     use super::*;
 
@@ -218,6 +220,15 @@ mod tests {
             assert_eq!(read(&mut lapic, APIC_TIMER_CURRENT), 1000);
             assert_eq!(read_at(&mut lapic, APIC_TIMER_CURRENT, &after(250 * factor)), 750);
         }
+    }
+
+    #[test]
+    fn timer_bus_frequency() {
+        let mut lapic = timer(0, 0xb, 0);
+        lapic.set_config(LapicConfig { bus_cycle_ns: 40, ..*lapic.config() });
+        let _ = write(&mut lapic, APIC_TIMER_INITIAL, 1000);
+        assert_eq!(lapic.timer_deadline(&T0), Some(T0.ns + 40_000));
+        assert_eq!(read_at(&mut lapic, APIC_TIMER_CURRENT, &after(10_000)), 750);
     }
 
     #[test]
