@@ -241,6 +241,24 @@ fn a_gsi_reaches_both_chips() {
 }
 
 #[test]
+fn the_slave_is_heard_after_every_access() {
+    let mut machine = Machine::new(1);
+    machine.init_pics();
+    machine.out(0xa1, 0xff, 0);
+    machine.line(12, true);
+    machine.line(9, true);
+    assert!(!machine.chip.int_pending());
+    machine.out(0xa1, 0, 0);
+    assert!(machine.chip.int_pending(), "unmasked");
+    assert_eq!(machine.chip.pic_ack().unwrap().0, 0x39);
+    machine.out(0x20, 0x20, 0);
+    assert!(!machine.chip.int_pending());
+    machine.out(0xa0, 0x20, 0);
+    assert!(machine.chip.int_pending(), "the next one, after the EOI");
+    assert_eq!(machine.chip.pic_ack().unwrap().0, 0x3c);
+}
+
+#[test]
 fn status_of_masked_and_coalesced_lines() {
     let mut machine = Machine::new(1);
     machine.init_pics();
@@ -269,6 +287,10 @@ fn level_interrupt_until_eoi() {
     machine.lapic(0).accept_interrupt(0x54, Trigger::Edge);
     assert_eq!(machine.take(0), Some(0x54));
     machine.eoi(0);
+    assert_eq!(machine.lapic(1).highest_requested(), None, "its Remote IRR stands");
+    // Nor is one that software keeps from being broadcast.
+    let kept = Eoi { vector: 0x54, level: true, broadcast: false };
+    assert!(machine.chip.eoi(&kept).deliveries.is_empty());
     machine.eoi(1);
     assert_eq!(machine.take(1), Some(0x54));
 }

@@ -193,6 +193,12 @@ fn state_round_trip_and_reload() {
     assert_eq!(other, ioapic);
     // The sent edge is not pending any more; the levels are.
     assert_eq!(ioapic.saved_irr(), 1 << 5 | 1 << 10);
+    // An edge that was sent, and a second one that was not: pending.
+    let mut second = ioapic.clone();
+    let _ = second.set_irq(9, USER, false);
+    let _ = write(&mut second, 0x10 + 2 * 9, MASKED | 0x51);
+    let _ = second.set_irq(9, USER, true);
+    assert_eq!(second.saved_irr() & 1 << 9, 1 << 9);
     // Restored as KVM does: pin 5 has its Remote IRR and is not sent twice, pin 10 is masked; once unmasked it is sent.
     let uapi = IoapicState { irr: ioapic.saved_irr(), irr_delivered: 0, irq_states: [0; 24], ..state };
     let mut other = Ioapic::default();

@@ -258,13 +258,15 @@ fn reinjection() {
     assert!(pit.expire(at(1000)), "the first tick");
     assert!(!pit.expire(at(4500)), "three more before it was acknowledged");
     assert_eq!(pit.state().pending, 4);
-    // They are made up for, one for each acknowledgement.
-    assert!(pit.acknowledged() && pit.acknowledged() && pit.acknowledged());
+    // They are made up for, one for each acknowledgement, and a new one waits its turn.
+    assert!(pit.acknowledged() && pit.acknowledged());
+    assert!(!pit.expire(at(5000)) && pit.state().pending == 3);
+    assert!(pit.acknowledged() && pit.acknowledged());
     assert!(!pit.acknowledged());
-    assert!(pit.expire(at(5000)));
+    assert!(pit.expire(at(6000)));
     assert!(!pit.acknowledged());
     assert!(!pit.acknowledged(), "an acknowledgement of something else");
-    assert!(pit.expire(at(6000)));
+    assert!(pit.expire(at(7000)));
     // Unmasking forgets.
     assert!(!pit.expire(at(9000)));
     pit.reset_reinjection();
