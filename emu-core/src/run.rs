@@ -42,7 +42,15 @@ pub struct Processor {
     pub debug: GuestDebug,
     /// An instruction was interrupted by a request to the outside and must be restarted first.
     restarting: bool,
+    /// Asked between quanta and in HLT: whether the caller wants `run` to return ([`Exit::Interrupted`]).
+    interrupted: Option<InterruptHook>,
 }
+
+/// A wish to leave `run` that does not come through the gate, such as a byte in memory shared with the caller.
+pub type InterruptHook = Box<dyn Fn() -> bool + Send>;
+
+/// How long HLT sleeps before it asks the hook again: the hook's wish may come without a wake-up.
+const HOOK_PERIOD: std::time::Duration = std::time::Duration::from_millis(5);
 
 impl Processor {
     /// An engine around a vCPU.
@@ -53,7 +61,17 @@ impl Processor {
             request_interrupt_window: false,
             debug: GuestDebug::default(),
             restarting: false,
+            interrupted: None,
         }
+    }
+
+    /// Sets what is asked every few thousand instructions, and every few milliseconds in HLT.
+    pub fn set_interrupt_hook(&mut self, hook: InterruptHook) {
+        self.interrupted = Some(hook);
+    }
+
+    fn caller_wants_out(&self) -> bool {
+        self.interrupted.as_ref().is_some_and(|hook| hook())
     }
 
     /// Executes the guest until something must be told to the caller. With `bound`, at most so many
@@ -163,6 +181,9 @@ impl Processor {
         if self.vcpu.hot.retired >= limit {
             return Some(Exit::Bound);
         }
+        if self.caller_wants_out() {
+            return Some(Exit::Interrupted);
+        }
         self.vcpu.poll_timers();
         self.vcpu.take_apic_events();
         if (self.vcpu.events.activity != Activity::Runnable || self.vcpu.events.init_pending)
@@ -248,9 +269,15 @@ impl Processor {
             let gate = v.shared.gate.clone();
             let now = v.now_ns();
             let wait = deadline.map(|d| std::time::Duration::from_nanos(d.saturating_sub(now)));
-            gate.block(wait);
+            gate.block(match &self.interrupted {
+                Some(_) => Some(wait.map_or(HOOK_PERIOD, |w| w.min(HOOK_PERIOD))),
+                None => wait,
+            });
             if let Some(exit) = self.take_requests() {
                 return Some(exit);
+            }
+            if self.caller_wants_out() {
+                return Some(Exit::Interrupted);
             }
             self.vcpu.poll_timers();
         }

@@ -1,0 +1,55 @@
+//! Memory slots and the dirty log of the software backend: argument checks, then `softmmu`.
+
+use kvm_api::errno::{Errno, Result};
+use kvm_api::uapi::*;
+use softmmu::{MemRegion, MemRegionFlags, MemslotError, Mmu};
+use x86_arch::{Gpa, Hva};
+
+/// The errno of a refusal.
+pub fn errno(e: MemslotError) -> Errno {
+    match e {
+        MemslotError::Invalid => Errno::EINVAL,
+        MemslotError::Exists => Errno::EEXIST,
+        MemslotError::NoMemory => Errno::ENOMEM,
+        MemslotError::NoEntry => Errno::ENOENT,
+    }
+}
+
+/// A slot's number and address space from KVM's `slot`.
+fn split(slot: u32) -> (u32, u16) {
+    (slot & 0xffff, (slot >> 16) as u16)
+}
+
+/// KVM_SET_USER_MEMORY_REGION(2) (KVM api 4.34 of 2010, 4.35 today). `spaces`: address spaces that this VM has.
+pub fn set_user_memory_region(mmu: &Mmu, r: &kvm_userspace_memory_region2, spaces: u16) -> Result {
+    // guest_memfd is not offered (KVM_CAP_GUEST_MEMFD is 0).
+    let flags = MemRegionFlags::from_bits(r.flags).ok_or(Errno::EINVAL)?;
+    let (slot, as_id) = split(r.slot);
+    if as_id >= spaces {
+        return Err(Errno::EINVAL);
+    }
+    let region = MemRegion {
+        slot,
+        as_id,
+        gpa: Gpa(r.guest_phys_addr),
+        size: r.memory_size,
+        hva: Hva(r.userspace_addr),
+        flags,
+    };
+    mmu.world().exclusive(None, |ex| mmu.set_memory_region(ex, region)).map_err(errno)
+}
+
+/// KVM_GET_DIRTY_LOG (4.7): the slot's bitmap, which is cleared.
+pub fn get_dirty_log(mmu: &Mmu, slot: u32, spaces: u16) -> Result<Vec<u64>> {
+    let (slot, as_id) = split(slot);
+    if as_id >= spaces || slot >= 32767 {
+        return Err(Errno::EINVAL);
+    }
+    mmu.world().exclusive(None, |ex| mmu.get_dirty_log(ex, as_id, slot)).map_err(errno)
+}
+
+/// The caller's mappings of `[start, start + len)` have changed.
+pub fn invalidate_hva(mmu: &Mmu, start: u64, len: u64) {
+    let end = start.saturating_add(len);
+    mmu.world().exclusive(None, |ex| mmu.invalidate_hva(ex, Hva(start)..Hva(end)));
+}

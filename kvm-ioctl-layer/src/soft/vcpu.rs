@@ -1,0 +1,920 @@
+//! The vCPU of the software backend: KVM_RUN with its page, and the vCPU ioctls with KVM's checks.
+//!
+//! An exit of the processor becomes a `kvm_run` here, and what the caller left in the page becomes the answer to the
+//! exit when KVM_RUN comes back (KVM api, section 5). Conversions of state are in `soft::convert`.
+
+use super::vm::VmSettings;
+use super::{convert, msr};
+use crate::user_mem::{bytes_of, from_bytes};
+use emu_core::cpuid::policy::{HostProcessor, supported_xcr0};
+use emu_core::event::{Activity, PendingException};
+use emu_core::exit::{Direction, Exit, InternalError};
+use emu_core::irqchip::lapic::IdFormat;
+use emu_core::vcpu::{ATTENTION_EVENT, RIP, Vcpu as Core};
+use emu_core::{GuestDebug, Processor};
+use kvm_api::backend::{EXIT_UNION, Inspect, Kick, PIO_PAGE_OFFSET, RunPage, SYNC_REGS, Vcpu};
+use kvm_api::errno::{Errno, Result};
+use kvm_api::uapi::*;
+use parking_lot::Mutex;
+use softmmu::{Requests, VcpuGate};
+use std::sync::Arc;
+use x86_arch::control::{Cr0, Cr4, Dr6, Dr7, Efer, Xcr0};
+use x86_arch::{Gva, PagingMode, Rflags, Seg, xsave};
+
+/// What KVM_X86_SETUP_MCE may ask for: IA32_MCG_CAP's MCG_CTL_P and MCG_SER_P, and 32 banks.
+pub const MCG_CAP_SUPPORTED: u64 = 1 << 8 | 1 << 24 | emu_core::msr::MCE_BANKS as u64;
+
+/// What the last exit waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Unfinished {
+    Nothing,
+    /// KVM_EXIT_IO in: so many bytes in the PIO page.
+    PioIn(usize),
+    /// KVM_EXIT_MMIO read.
+    MmioRead(usize),
+    /// KVM_EXIT_X86_RDMSR or _WRMSR.
+    Msr,
+    /// KVM_EXIT_HYPERCALL.
+    Hypercall,
+}
+
+/// A vCPU.
+pub struct SoftVcpu {
+    processor: Processor,
+    settings: Arc<Mutex<VmSettings>>,
+    unfinished: Unfinished,
+    /// The page whose `immediate_exit` the processor looks at.
+    watched: Option<Arc<dyn RunPage>>,
+    has_run: bool,
+    guest_debug: kvm_guest_debug,
+}
+
+struct GateKick(Arc<VcpuGate>);
+
+impl Kick for GateKick {
+    fn kick(&self) {
+        self.0.request(Requests::EXIT);
+    }
+}
+
+impl Drop for SoftVcpu {
+    fn drop(&mut self) {
+        let v = &self.processor.vcpu;
+        v.vm.world().unregister(&v.shared.gate);
+    }
+}
+
+/// Offsets in the exit's union.
+mod exit_at {
+    use super::EXIT_UNION;
+    use kvm_api::uapi::*;
+
+    macro_rules! field {
+        ($($name:ident $t:ident $field:ident;)*) => {
+            $(pub const $name: usize = EXIT_UNION + core::mem::offset_of!($t, $field);)*
+        };
+    }
+    field! {
+        IO_DIRECTION kvm_run__bindgen_ty_1__bindgen_ty_4 direction;
+        IO_SIZE kvm_run__bindgen_ty_1__bindgen_ty_4 size;
+        IO_PORT kvm_run__bindgen_ty_1__bindgen_ty_4 port;
+        IO_COUNT kvm_run__bindgen_ty_1__bindgen_ty_4 count;
+        IO_DATA_OFFSET kvm_run__bindgen_ty_1__bindgen_ty_4 data_offset;
+        MMIO_ADDR kvm_run__bindgen_ty_1__bindgen_ty_6 phys_addr;
+        MMIO_DATA kvm_run__bindgen_ty_1__bindgen_ty_6 data;
+        MMIO_LEN kvm_run__bindgen_ty_1__bindgen_ty_6 len;
+        MMIO_IS_WRITE kvm_run__bindgen_ty_1__bindgen_ty_6 is_write;
+        HYPERCALL_NR kvm_run__bindgen_ty_1__bindgen_ty_8 nr;
+        HYPERCALL_ARGS kvm_run__bindgen_ty_1__bindgen_ty_8 args;
+        HYPERCALL_RET kvm_run__bindgen_ty_1__bindgen_ty_8 ret;
+        HYPERCALL_LONGMODE kvm_run__bindgen_ty_1__bindgen_ty_8 __bindgen_anon_1;
+        SUBERROR kvm_run__bindgen_ty_1__bindgen_ty_13 suberror;
+        NDATA kvm_run__bindgen_ty_1__bindgen_ty_13 ndata;
+        INTERNAL_DATA kvm_run__bindgen_ty_1__bindgen_ty_13 data;
+        EOI_VECTOR kvm_run__bindgen_ty_1__bindgen_ty_21 vector;
+        MSR_ERROR kvm_run__bindgen_ty_1__bindgen_ty_23 error;
+        MSR_REASON kvm_run__bindgen_ty_1__bindgen_ty_23 reason;
+        MSR_INDEX kvm_run__bindgen_ty_1__bindgen_ty_23 index;
+        MSR_DATA kvm_run__bindgen_ty_1__bindgen_ty_23 data;
+        FAIL_REASON kvm_run__bindgen_ty_1__bindgen_ty_2 hardware_entry_failure_reason;
+        FAIL_CPU kvm_run__bindgen_ty_1__bindgen_ty_2 cpu;
+    }
+    /// `debug.arch` begins the union.
+    pub const DEBUG: usize = EXIT_UNION;
+}
+
+fn load_u64(page: &dyn RunPage, at: usize) -> u64 {
+    let mut b = [0; 8];
+    page.load(at, &mut b);
+    u64::from_le_bytes(b)
+}
+
+impl SoftVcpu {
+    /// A vCPU at reset, with the VM's settings of now.
+    pub fn new(
+        vm: &Arc<emu_core::Vm>,
+        id: u32,
+        bootstrap: bool,
+        now: &VmSettings,
+        settings: Arc<Mutex<VmSettings>>,
+    ) -> SoftVcpu {
+        let mut core = Core::new(vm, id, bootstrap);
+        if !vm.has_irqchip() {
+            // Who runs is user space's business then.
+            core.events.activity = Activity::Runnable;
+        }
+        if now.tsc_khz != 0 {
+            core.set_tsc_khz(now.tsc_khz);
+        }
+        SoftVcpu {
+            processor: Processor::new(core),
+            settings,
+            unfinished: Unfinished::Nothing,
+            watched: None,
+            has_run: false,
+            guest_debug: kvm_guest_debug::default(),
+        }
+    }
+
+    fn core(&mut self) -> &mut Core {
+        &mut self.processor.vcpu
+    }
+
+    fn lapic_inside(&self) -> bool {
+        self.processor.vcpu.shared.irq.lapic().is_some()
+    }
+
+    fn pic_inside(&self) -> bool {
+        self.processor.vcpu.vm.with_irqchip(|c| !c.is_split()) == Some(true)
+    }
+
+    // ---- KVM_RUN -----------------------------------------------------------------------------
+
+    /// Register sets in the page (KVM_CAP_SYNC_REGS), before entry.
+    fn sync_in(&mut self, page: &dyn RunPage) -> Result {
+        const KNOWN: u64 = (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS) as u64;
+        let dirty = page.dirty_regs();
+        if page.valid_regs() & !KNOWN != 0 || dirty & !KNOWN != 0 {
+            return Err(Errno::EINVAL);
+        }
+        if dirty == 0 {
+            return Ok(());
+        }
+        let mut bytes = [0; size_of::<kvm_sync_regs>()];
+        page.load(SYNC_REGS, &mut bytes);
+        let s: kvm_sync_regs = from_bytes(&bytes);
+        if dirty & u64::from(KVM_SYNC_X86_REGS) != 0 {
+            self.set_regs(&s.regs)?;
+        }
+        if dirty & u64::from(KVM_SYNC_X86_SREGS) != 0 {
+            self.set_sregs(&s.sregs)?;
+        }
+        if dirty & u64::from(KVM_SYNC_X86_EVENTS) != 0 {
+            self.set_vcpu_events(&s.events)?;
+        }
+        page.set_dirty_regs(0);
+        Ok(())
+    }
+
+    fn sync_out(&mut self, page: &dyn RunPage) -> Result {
+        let valid = page.valid_regs();
+        let at = |offset| SYNC_REGS + offset;
+        if valid & u64::from(KVM_SYNC_X86_REGS) != 0 {
+            page.store(at(core::mem::offset_of!(kvm_sync_regs, regs)), bytes_of(&self.get_regs()?));
+        }
+        if valid & u64::from(KVM_SYNC_X86_SREGS) != 0 {
+            page.store(at(core::mem::offset_of!(kvm_sync_regs, sregs)), bytes_of(&self.get_sregs()?));
+        }
+        if valid & u64::from(KVM_SYNC_X86_EVENTS) != 0 {
+            page.store(at(core::mem::offset_of!(kvm_sync_regs, events)), bytes_of(&self.get_vcpu_events()?));
+        }
+        Ok(())
+    }
+
+    /// The caller's answer to the last exit, from the page.
+    fn complete(&mut self, page: &dyn RunPage) {
+        match core::mem::replace(&mut self.unfinished, Unfinished::Nothing) {
+            Unfinished::Nothing => {}
+            Unfinished::PioIn(len) => {
+                let mut data = vec![0; len];
+                page.load(PIO_PAGE_OFFSET, &mut data);
+                self.processor.complete_io(&data);
+            }
+            Unfinished::MmioRead(len) => {
+                let mut data = [0; 8];
+                page.load(exit_at::MMIO_DATA, &mut data);
+                self.processor.complete_io(&data[..len.min(8)]);
+            }
+            Unfinished::Msr => {
+                let mut error = [0];
+                page.load(exit_at::MSR_ERROR, &mut error);
+                self.processor.complete_value(load_u64(page, exit_at::MSR_DATA), error[0] != 0);
+            }
+            Unfinished::Hypercall => {
+                self.processor.complete_value(load_u64(page, exit_at::HYPERCALL_RET), false);
+            }
+        }
+    }
+
+    /// What KVM_RUN leaves in the page whatever the exit.
+    fn tell(&mut self, page: &dyn RunPage) -> Result {
+        let v = &mut self.processor.vcpu;
+        page.set_if_flag(v.flag(Rflags::IF) as u8);
+        page.set_flags(if v.events.smm { KVM_RUN_X86_SMM as u16 } else { 0 });
+        page.set_cr8(v.read_cr8());
+        page.set_apic_base(msr::get(v, x86_arch::msr::IA32_APIC_BASE).unwrap_or(0));
+        let ready = if v.vm.has_irqchip() && v.vm.with_irqchip(|c| !c.is_split()) == Some(true) {
+            true
+        } else {
+            v.flag(Rflags::IF)
+                && v.events.shadow == emu_core::event::Shadow::None
+                && v.events.interrupt.is_none()
+                && v.events.exception.is_none()
+        };
+        page.set_ready_for_interrupt_injection(ready as u8);
+        self.sync_out(page)
+    }
+
+    /// An exit of the processor as `struct kvm_run`.
+    fn fill(&mut self, page: &dyn RunPage, exit: Exit) -> Result {
+        let reason = match exit {
+            Exit::Io { direction, size, port, count, data } => {
+                let len = (size as usize * count as usize).min(emu_core::io::PIO_PAGE);
+                page.store(exit_at::IO_SIZE, &[size]);
+                page.store(exit_at::IO_PORT, &port.to_le_bytes());
+                page.store(exit_at::IO_COUNT, &count.to_le_bytes());
+                page.store(exit_at::IO_DATA_OFFSET, &(PIO_PAGE_OFFSET as u64).to_le_bytes());
+                match direction {
+                    Direction::In => {
+                        page.store(exit_at::IO_DIRECTION, &[KVM_EXIT_IO_IN as u8]);
+                        self.unfinished = Unfinished::PioIn(len);
+                    }
+                    Direction::Out => {
+                        page.store(exit_at::IO_DIRECTION, &[KVM_EXIT_IO_OUT as u8]);
+                        page.store(PIO_PAGE_OFFSET, &data[..len.min(data.len())]);
+                    }
+                }
+                KVM_EXIT_IO
+            }
+            Exit::MmioRead { gpa, len } => {
+                page.store(exit_at::MMIO_ADDR, &gpa.to_le_bytes());
+                page.store(exit_at::MMIO_DATA, &[0; 8]);
+                page.store(exit_at::MMIO_LEN, &u32::from(len).to_le_bytes());
+                page.store(exit_at::MMIO_IS_WRITE, &[0]);
+                self.unfinished = Unfinished::MmioRead(len as usize);
+                KVM_EXIT_MMIO
+            }
+            Exit::MmioWrite { gpa, data, len } => {
+                page.store(exit_at::MMIO_ADDR, &gpa.to_le_bytes());
+                page.store(exit_at::MMIO_DATA, &data);
+                page.store(exit_at::MMIO_LEN, &u32::from(len).to_le_bytes());
+                page.store(exit_at::MMIO_IS_WRITE, &[1]);
+                KVM_EXIT_MMIO
+            }
+            Exit::Hlt => KVM_EXIT_HLT,
+            Exit::Shutdown => KVM_EXIT_SHUTDOWN,
+            Exit::IrqWindowOpen => KVM_EXIT_IRQ_WINDOW_OPEN,
+            Exit::SetTpr => KVM_EXIT_SET_TPR,
+            Exit::Interrupted | Exit::Bound => {
+                page.set_exit_reason(KVM_EXIT_INTR);
+                return Err(Errno::EINTR);
+            }
+            Exit::Debug { exception, pc, dr6, dr7 } => {
+                let arch = kvm_debug_exit_arch { exception: u32::from(exception), pad: 0, pc, dr6, dr7 };
+                page.store(exit_at::DEBUG, bytes_of(&arch));
+                KVM_EXIT_DEBUG
+            }
+            Exit::IoapicEoi { vector } => {
+                page.store(exit_at::EOI_VECTOR, &[vector]);
+                KVM_EXIT_IOAPIC_EOI
+            }
+            Exit::MsrRead { index, reason } => {
+                page.store(exit_at::MSR_ERROR, &[0]);
+                page.store(exit_at::MSR_REASON, &reason.to_le_bytes());
+                page.store(exit_at::MSR_INDEX, &index.to_le_bytes());
+                page.store(exit_at::MSR_DATA, &[0; 8]);
+                self.unfinished = Unfinished::Msr;
+                KVM_EXIT_X86_RDMSR
+            }
+            Exit::MsrWrite { index, data, reason } => {
+                page.store(exit_at::MSR_ERROR, &[0]);
+                page.store(exit_at::MSR_REASON, &reason.to_le_bytes());
+                page.store(exit_at::MSR_INDEX, &index.to_le_bytes());
+                page.store(exit_at::MSR_DATA, &data.to_le_bytes());
+                self.unfinished = Unfinished::Msr;
+                KVM_EXIT_X86_WRMSR
+            }
+            Exit::Hypercall { nr, args, longmode } => {
+                page.store(exit_at::HYPERCALL_NR, &nr.to_le_bytes());
+                for (n, a) in args.iter().enumerate() {
+                    page.store(exit_at::HYPERCALL_ARGS + 8 * n, &a.to_le_bytes());
+                }
+                page.store(exit_at::HYPERCALL_RET, &[0; 8]);
+                page.store(exit_at::HYPERCALL_LONGMODE, &u64::from(longmode).to_le_bytes());
+                self.unfinished = Unfinished::Hypercall;
+                KVM_EXIT_HYPERCALL
+            }
+            Exit::HostFault { hva } => {
+                tracing::debug!(hva, "guest memory is gone");
+                return Err(Errno::EFAULT);
+            }
+            Exit::FailEntry { reason } => {
+                page.store(exit_at::FAIL_REASON, &reason.to_le_bytes());
+                page.store(exit_at::FAIL_CPU, &[0; 4]);
+                KVM_EXIT_FAIL_ENTRY
+            }
+            Exit::InternalError { kind, detail } => {
+                let suberror = match kind {
+                    InternalError::Emulation => KVM_INTERNAL_ERROR_EMULATION,
+                    InternalError::Delivery => KVM_INTERNAL_ERROR_DELIVERY_EV,
+                    InternalError::Defect => KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON,
+                };
+                let n = detail.len().min(16);
+                page.store(exit_at::SUBERROR, &suberror.to_le_bytes());
+                page.store(exit_at::NDATA, &(n as u32).to_le_bytes());
+                for (k, d) in detail.iter().take(n).enumerate() {
+                    page.store(exit_at::INTERNAL_DATA + 8 * k, &d.to_le_bytes());
+                }
+                KVM_EXIT_INTERNAL_ERROR
+            }
+        };
+        page.set_exit_reason(reason);
+        Ok(())
+    }
+
+    fn run_with(&mut self, page: &Arc<dyn RunPage>) -> Result {
+        let p = &**page;
+        self.sync_in(p)?;
+        if !self.lapic_inside() {
+            let cr8 = p.cr8();
+            if cr8 & !15 != 0 {
+                return Err(Errno::EINVAL);
+            }
+            self.core().cr8 = cr8;
+        }
+        self.complete(p);
+        if p.immediate_exit() != 0 {
+            return match self.processor.complete_pending() {
+                // The operation has a next part, which is the caller's to see first.
+                Some(exit) => self.fill(p, exit),
+                None => Err(Errno::EINTR),
+            };
+        }
+        if !self.watched.as_ref().is_some_and(|w| Arc::ptr_eq(w, page)) {
+            let watched = page.clone();
+            self.processor.set_interrupt_hook(Box::new(move || (*watched).immediate_exit() != 0));
+            self.watched = Some(page.clone());
+        }
+        self.has_run = true;
+        self.processor.request_interrupt_window = p.request_interrupt_window() != 0 && !self.pic_inside();
+        // What the caller answered is finished before anything else is looked at, a kick included.
+        let exit = match self.processor.complete_pending() {
+            Some(exit) => exit,
+            None => self.processor.run(None),
+        };
+        self.fill(p, exit)
+    }
+
+    // ---- state -------------------------------------------------------------------------------
+
+    fn apply_sregs(&mut self, s: &kvm_sregs2) -> Result {
+        let (cr0, cr4, efer) = self.check_sregs(s)?;
+        let inside = self.lapic_inside();
+        let v = &mut self.processor.vcpu;
+        if let Some(r) = v.lapic_msr_write(x86_arch::msr::IA32_APIC_BASE, s.apic_base, true) {
+            r.map_err(|_| Errno::EINVAL)?;
+        }
+        v.gdtr = convert::set_dtable(&s.gdt);
+        v.idtr = convert::set_dtable(&s.idt);
+        v.cr0 = cr0;
+        v.cr2 = s.cr2;
+        v.cr3 = s.cr3;
+        v.cr4 = cr4;
+        v.efer = efer;
+        for (seg, k) in [
+            (Seg::Cs, &s.cs),
+            (Seg::Ds, &s.ds),
+            (Seg::Es, &s.es),
+            (Seg::Fs, &s.fs),
+            (Seg::Gs, &s.gs),
+            (Seg::Ss, &s.ss),
+            (Seg::Tr, &s.tr),
+            (Seg::Ldtr, &s.ldt),
+        ] {
+            v.set_segment(seg, convert::set_segment(k));
+        }
+        v.cpl = if v.real_mode() {
+            0
+        } else if v.v86() {
+            3
+        } else {
+            s.ss.dpl & 3
+        };
+        v.paging_changed();
+        if PagingMode::of(cr0, cr4, efer) == PagingMode::Pae {
+            if s.flags & u64::from(KVM_SREGS2_FLAGS_PDPTRS_VALID) != 0 {
+                v.mmu.set_pdptrs(s.pdptrs);
+            } else {
+                // A bad table faults when it is used.
+                let _ = v.mmu.load_pdptrs(s.cr3);
+            }
+        }
+        v.update_mode();
+        if inside {
+            let _ = v.write_cr8(s.cr8 & 15);
+        } else {
+            v.cr8 = s.cr8 & 15;
+        }
+        // A VMM that resets the boot processor by registers alone expects it to run.
+        let cs = v.segment(Seg::Cs);
+        if v.shared.index == 0
+            && cs.selector.0 == 0xf000
+            && cs.base == 0xffff_0000
+            && v.hot.regs[RIP] == 0xfff0
+        {
+            v.events.activity = Activity::Runnable;
+        }
+        v.attend(ATTENTION_EVENT);
+        self.processor.forget_blocks();
+        Ok(())
+    }
+
+    /// KVM_SET_SREGS refuses what the processor could not be in (EINVAL).
+    fn check_sregs(&self, s: &kvm_sregs2) -> Result<(Cr0, Cr4, Efer)> {
+        let v = &self.processor.vcpu;
+        let invalid = Err(Errno::EINVAL);
+        if s.flags & !u64::from(KVM_SREGS2_FLAGS_PDPTRS_VALID) != 0 {
+            return invalid;
+        }
+        // CR0's undefined bits below 32 are dropped; above, they are an error (SDM vol. 3A, 2.5).
+        if s.cr0 >> 32 != 0 {
+            return invalid;
+        }
+        let cr0 = Cr0::from_bits_truncate(s.cr0);
+        let (Some(cr4), Some(efer)) = (Cr4::from_bits(s.cr4), Efer::from_bits(s.efer)) else {
+            return invalid;
+        };
+        if (cr0.contains(Cr0::PG) && !cr0.contains(Cr0::PE))
+            || (cr0.contains(Cr0::NW) && !cr0.contains(Cr0::CD))
+        {
+            return invalid;
+        }
+        if s.cr8 & !15 != 0 && !self.lapic_inside() {
+            return invalid;
+        }
+        if efer.contains(Efer::LME) && cr0.contains(Cr0::PG) {
+            // IA-32e mode needs PAE, LMA, and a CR3 within the physical addresses.
+            let wide = s.cr3 & !x86_arch::control::CR3_NO_FLUSH;
+            if !cr4.contains(Cr4::PAE)
+                || !efer.contains(Efer::LMA)
+                || wide >> v.cpuid.maxphyaddr().max(32) != 0
+            {
+                return invalid;
+            }
+        } else if efer.contains(Efer::LMA) || (s.cs.l != 0 && cr0.contains(Cr0::PG)) {
+            return invalid;
+        }
+        Ok((cr0, cr4, efer))
+    }
+
+    /// The offset of PKRU in the XSAVE image, where the host has the component.
+    fn pkru_offset() -> Option<usize> {
+        if emu_core::host_cpu::xcr0() >> 9 & 1 == 0 {
+            return None;
+        }
+        let at = emu_core::host_cpu::cpuid(0xd, 9).ebx as usize;
+        (at >= xsave::HEADER_END && at + 4 <= emu_core::xstate::IMAGE_SIZE).then_some(at)
+    }
+}
+
+impl Inspect for SoftVcpu {
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        let v = &self.processor.vcpu;
+        let mut list = vec![("instructions", v.hot.retired), ("rep_iterations", v.hot.rep_iterations)];
+        list.extend(v.stats.list());
+        list
+    }
+
+    fn instructions(&self) -> Option<u64> {
+        Some(self.processor.vcpu.hot.retired)
+    }
+}
+
+impl Vcpu for SoftVcpu {
+    fn kicker(&self) -> Arc<dyn Kick> {
+        Arc::new(GateKick(self.processor.vcpu.shared.gate.clone()))
+    }
+
+    fn run(&mut self, page: &Arc<dyn RunPage>) -> Result {
+        let result = self.run_with(page);
+        self.tell(&**page)?;
+        result
+    }
+
+    fn enable_cap(&mut self, cap: &kvm_enable_cap) -> Result {
+        let _ = cap;
+        // The capabilities that a vCPU can enable on x86 are Hyper-V's, which are not offered.
+        Err(Errno::EINVAL)
+    }
+
+    fn get_regs(&mut self) -> Result<kvm_regs> {
+        Ok(convert::regs(self.core()))
+    }
+
+    fn set_regs(&mut self, regs: &kvm_regs) -> Result {
+        let v = self.core();
+        convert::set_regs(v, regs);
+        // A pending exception was the old RIP's.
+        v.events.exception = None;
+        v.events.debug_trap = 0;
+        v.attend(ATTENTION_EVENT);
+        Ok(())
+    }
+
+    fn get_sregs(&mut self) -> Result<kvm_sregs> {
+        let s = self.get_sregs2()?;
+        let e = &self.core().events;
+        Ok(convert::sregs(&s, e.interrupt.filter(|_| !e.interrupt_soft)))
+    }
+
+    fn set_sregs(&mut self, sregs: &kvm_sregs) -> Result {
+        self.apply_sregs(&convert::sregs2_of(sregs))?;
+        let bitmap = &sregs.interrupt_bitmap;
+        let pending = (0..256).rev().find(|n| bitmap[n / 64] >> (n % 64) & 1 != 0);
+        if let Some(vector) = pending {
+            let e = &mut self.core().events;
+            e.interrupt = Some(vector as u8);
+            e.interrupt_soft = false;
+        }
+        Ok(())
+    }
+
+    fn get_sregs2(&mut self) -> Result<kvm_sregs2> {
+        let v = self.core();
+        let apic_base = msr::get(v, x86_arch::msr::IA32_APIC_BASE).unwrap_or(0);
+        let mut s = convert::sregs2(v, apic_base);
+        if PagingMode::of(v.cr0, v.cr4, v.efer) == PagingMode::Pae {
+            s.pdptrs = v.mmu.pdptrs();
+            s.flags |= u64::from(KVM_SREGS2_FLAGS_PDPTRS_VALID);
+        }
+        Ok(s)
+    }
+
+    fn set_sregs2(&mut self, sregs: &kvm_sregs2) -> Result {
+        self.apply_sregs(sregs)
+    }
+
+    fn translate(&mut self, gva: u64) -> Result<kvm_translation> {
+        let found = self.core().mmu.peek(Gva(gva));
+        Ok(kvm_translation {
+            linear_address: gva,
+            physical_address: found.map_or(u64::MAX, |p| p.gpa.0),
+            valid: found.is_some() as u8,
+            // KVM never says more.
+            writeable: 1,
+            usermode: 0,
+            pad: [0; 5],
+        })
+    }
+
+    fn interrupt(&mut self, vector: u32) -> Result {
+        let vector = u8::try_from(vector).map_err(|_| Errno::EINVAL)?;
+        if self.pic_inside() {
+            return Err(Errno::ENXIO);
+        }
+        let split = self.lapic_inside();
+        let e = &mut self.core().events;
+        if split && e.interrupt.is_some() {
+            return Err(Errno::EEXIST);
+        }
+        e.interrupt = Some(vector);
+        e.interrupt_soft = false;
+        self.core().attend(ATTENTION_EVENT);
+        Ok(())
+    }
+
+    fn nmi(&mut self) -> Result {
+        self.core().user_nmi();
+        Ok(())
+    }
+
+    fn smi(&mut self) -> Result {
+        // KVM_CAP_X86_SMM is 0 so far; a kernel without SMM answers the same.
+        Err(Errno::ENOTTY)
+    }
+
+    fn get_msrs(&mut self, entries: &mut [kvm_msr_entry]) -> Result<usize> {
+        let v = self.core();
+        for (n, e) in entries.iter_mut().enumerate() {
+            match msr::get(v, e.index) {
+                Some(data) => e.data = data,
+                None => return Ok(n),
+            }
+        }
+        Ok(entries.len())
+    }
+
+    fn set_msrs(&mut self, entries: &[kvm_msr_entry]) -> Result<usize> {
+        let v = self.core();
+        Ok(entries.iter().position(|e| !msr::set(v, e.index, e.data)).unwrap_or(entries.len()))
+    }
+
+    fn set_cpuid2(&mut self, entries: &[kvm_cpuid_entry2]) -> Result {
+        if entries.len() > KVM_MAX_CPUID_ENTRIES {
+            return Err(Errno::E2BIG);
+        }
+        // The linear-address width of the guest cannot differ from what the walker does.
+        if let Some(e) = entries.iter().find(|e| e.function == 0x8000_0008)
+            && !matches!(e.eax >> 8 & 0xff, 0 | 48 | 57)
+        {
+            return Err(Errno::EINVAL);
+        }
+        let rows: Vec<_> = entries.iter().map(convert::set_cpuid_entry).collect();
+        if self.has_run {
+            // A processor that has run does not become another one.
+            return if self.core().cpuid.entries() == rows { Ok(()) } else { Err(Errno::EINVAL) };
+        }
+        let v = self.core();
+        v.cpuid = emu_core::cpuid::CpuidTable::new(rows);
+        v.lapic_cpuid_changed();
+        v.paging_changed();
+        self.processor.forget_blocks();
+        Ok(())
+    }
+
+    fn get_cpuid2(&mut self) -> Result<Vec<kvm_cpuid_entry2>> {
+        Ok(self.core().cpuid.entries().iter().map(convert::cpuid_entry).collect())
+    }
+
+    fn get_fpu(&mut self) -> Result<kvm_fpu> {
+        Ok(convert::fpu(&self.core().xsave))
+    }
+
+    fn set_fpu(&mut self, fpu: &kvm_fpu) -> Result {
+        convert::set_fpu(&mut self.core().xsave, fpu);
+        Ok(())
+    }
+
+    fn xsave_size(&self) -> usize {
+        emu_core::xstate::IMAGE_SIZE
+    }
+
+    fn get_xsave(&mut self) -> Result<Vec<u8>> {
+        let v = self.core();
+        let mut area = v.xsave.bytes.to_vec();
+        let pkru = v.pkru;
+        if let Some(at) = Self::pkru_offset() {
+            area[at..at + 4].copy_from_slice(&pkru.to_le_bytes());
+            let mut bv = v.xsave.xstate_bv() & !(1 << 9);
+            bv |= u64::from(pkru != 0) << 9;
+            area[xsave::XSTATE_BV..xsave::XSTATE_BV + 8].copy_from_slice(&bv.to_le_bytes());
+        }
+        Ok(area)
+    }
+
+    fn set_xsave(&mut self, area: &[u8]) -> Result {
+        let word = |at: usize| {
+            let mut b = [0; 8];
+            b.copy_from_slice(area.get(at..at + 8)?);
+            Some(u64::from_le_bytes(b))
+        };
+        let (Some(bv), Some(xcomp)) = (word(xsave::XSTATE_BV), word(xsave::XCOMP_BV)) else {
+            return Err(Errno::EINVAL);
+        };
+        let mxcsr = word(xsave::MXCSR).unwrap_or(0) as u32;
+        let known = supported_xcr0(&HostProcessor::this()) | 3;
+        // The standard format only; a reserved MXCSR bit would fault when it is loaded (SDM vol. 1, 13.8).
+        if bv & !known != 0 || xcomp != 0 || mxcsr & !emu_core::host_cpu::mxcsr_mask() != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let v = self.core();
+        let n = area.len().min(v.xsave.bytes.len());
+        let mut image = emu_core::xstate::XsaveImage::reset();
+        let reset = image.clone();
+        image.bytes[..n].copy_from_slice(&area[..n]);
+        // What is in its initial state has no meaning in the area.
+        if bv & 1 == 0 {
+            image.bytes[..xsave::MXCSR].copy_from_slice(&reset.bytes[..xsave::MXCSR]);
+            image.bytes[xsave::ST0..xsave::XMM0].fill(0);
+        }
+        if bv & 2 == 0 {
+            image.bytes[xsave::XMM0..xsave::XMM0 + 256].fill(0);
+        }
+        for c in 2..63u32 {
+            let layout = emu_core::host_cpu::cpuid(0xd, c);
+            let (at, len) = (layout.ebx as usize, layout.eax as usize);
+            if known >> c & 1 != 0 && bv >> c & 1 == 0 && at + len <= image.bytes.len() {
+                image.bytes[at..at + len].fill(0);
+            }
+        }
+        image.set_mxcsr(mxcsr);
+        image.set(xsave::MXCSR_MASK, emu_core::host_cpu::mxcsr_mask());
+        v.xsave = image;
+        v.pkru = Self::pkru_offset().filter(|_| bv >> 9 & 1 != 0).map_or(0, |at| v.xsave.get::<u32>(at));
+        v.mmu.set_pkru(v.pkru);
+        Ok(())
+    }
+
+    fn get_xcrs(&mut self) -> Result<kvm_xcrs> {
+        let mut k = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+        k.xcrs[0].value = self.core().xcr0.bits();
+        Ok(k)
+    }
+
+    fn set_xcrs(&mut self, k: &kvm_xcrs) -> Result {
+        if k.nr_xcrs as usize > k.xcrs.len() || k.flags != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let Some(x) = k.xcrs.iter().take(k.nr_xcrs as usize).find(|x| x.xcr == 0) else {
+            return Ok(());
+        };
+        let v = x.value;
+        let supported = supported_xcr0(&HostProcessor::this()) | 1;
+        // SDM vol. 3A, 2.6: x87 always; AVX needs SSE; the AVX-512 components come together, with AVX.
+        let avx512 = v & 0xe0;
+        if v & 1 == 0
+            || v & !supported != 0
+            || (v & 4 != 0 && v & 2 == 0)
+            || (avx512 != 0 && (avx512 != 0xe0 || v & 4 == 0))
+        {
+            return Err(Errno::EINVAL);
+        }
+        self.core().xcr0 = Xcr0::from_bits_retain(v);
+        Ok(())
+    }
+
+    fn get_lapic(&mut self) -> Result<kvm_lapic_state> {
+        let format = if self.settings.lock().x2apic_ids { IdFormat::X2Apic } else { IdFormat::Legacy };
+        let v = self.core();
+        let now = v.device_now();
+        let lapic = v.shared.irq.lapic().ok_or(Errno::EINVAL)?;
+        Ok(convert::lapic(&lapic.register_page(&now, format)))
+    }
+
+    fn set_lapic(&mut self, k: &kvm_lapic_state) -> Result {
+        let format = if self.settings.lock().x2apic_ids { IdFormat::X2Apic } else { IdFormat::Legacy };
+        let v = self.core();
+        let now = v.device_now();
+        let image: [u8; 1024] = from_bytes_1024(k);
+        v.shared
+            .irq
+            .lapic()
+            .ok_or(Errno::EINVAL)?
+            .set_register_page(&image, &now, format)
+            .map_err(|_| Errno::EINVAL)?;
+        v.attend(ATTENTION_EVENT);
+        Ok(())
+    }
+
+    fn get_mp_state(&mut self) -> Result<kvm_mp_state> {
+        let v = self.core();
+        v.take_apic_events();
+        Ok(kvm_mp_state { mp_state: convert::mp_state(&v.events) })
+    }
+
+    fn set_mp_state(&mut self, k: &kvm_mp_state) -> Result {
+        if k.mp_state != KVM_MP_STATE_RUNNABLE && !self.lapic_inside() {
+            return Err(Errno::EINVAL);
+        }
+        let v = self.core();
+        convert::set_mp_state(&mut v.events, k.mp_state)?;
+        v.attend(ATTENTION_EVENT);
+        Ok(())
+    }
+
+    fn get_vcpu_events(&mut self) -> Result<kvm_vcpu_events> {
+        let caps = self.settings.lock().events;
+        let v = self.core();
+        v.take_apic_events();
+        if !caps.exception_payload
+            && let Some(e) = v.events.exception
+        {
+            // The caller cannot take the payload along: it goes where delivery would put it.
+            v.apply_payload(&e);
+        }
+        Ok(convert::events(&v.events, caps))
+    }
+
+    fn set_vcpu_events(&mut self, k: &kvm_vcpu_events) -> Result {
+        let caps = self.settings.lock().events;
+        let mut known = KVM_VCPUEVENT_VALID_NMI_PENDING
+            | KVM_VCPUEVENT_VALID_SIPI_VECTOR
+            | KVM_VCPUEVENT_VALID_SHADOW
+            | KVM_VCPUEVENT_VALID_SMM;
+        if caps.exception_payload {
+            known |= KVM_VCPUEVENT_VALID_PAYLOAD;
+        }
+        if caps.triple_fault {
+            known |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+        }
+        let e = &k.exception;
+        let raised = e.injected != 0 || e.pending != 0;
+        let smm = k.flags & KVM_VCPUEVENT_VALID_SMM != 0 && (k.smi.smm != 0 || k.smi.pending != 0);
+        if k.flags & !known != 0
+            || (raised && (e.nr > 31 || e.nr == 2))
+            || (e.injected != 0 && e.pending != 0 && caps.exception_payload)
+            || (smm && crate::caps::answer(KVM_CAP_X86_SMM) == 0)
+        {
+            return Err(Errno::EINVAL);
+        }
+        let v = self.core();
+        convert::set_events(&mut v.events, k);
+        v.attend(ATTENTION_EVENT);
+        Ok(())
+    }
+
+    fn get_debugregs(&mut self) -> Result<kvm_debugregs> {
+        let v = self.core();
+        Ok(kvm_debugregs { db: v.dr, dr6: v.dr6.bits(), dr7: v.dr7.bits(), ..Default::default() })
+    }
+
+    fn set_debugregs(&mut self, k: &kvm_debugregs) -> Result {
+        if k.flags != 0 || k.dr6 >> 32 != 0 || k.dr7 >> 32 != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let v = self.core();
+        v.dr = k.db;
+        v.dr6 = Dr6::from_bits_retain(k.dr6) | Dr6::FIXED;
+        v.dr7 = Dr7::from_bits_retain(k.dr7) | Dr7::FIXED;
+        v.update_view();
+        v.attend(ATTENTION_EVENT);
+        Ok(())
+    }
+
+    fn set_guest_debug(&mut self, k: &kvm_guest_debug) -> Result {
+        const KNOWN: u32 = KVM_GUESTDBG_ENABLE
+            | KVM_GUESTDBG_SINGLESTEP
+            | KVM_GUESTDBG_USE_SW_BP
+            | KVM_GUESTDBG_USE_HW_BP
+            | KVM_GUESTDBG_INJECT_DB
+            | KVM_GUESTDBG_INJECT_BP;
+        if k.control & !KNOWN != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let v = self.core();
+        if k.control & (KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP) != 0 {
+            if v.events.exception.is_some() {
+                return Err(Errno::EBUSY);
+            }
+            let vector = if k.control & KVM_GUESTDBG_INJECT_DB != 0 { 1 } else { 3 };
+            v.events.exception = Some(PendingException { vector, error_code: None, payload: None });
+        }
+        v.attend(ATTENTION_EVENT);
+        let on = k.control & KVM_GUESTDBG_ENABLE != 0;
+        let has = |flag| on && k.control & flag != 0;
+        let r = &k.arch.debugreg;
+        self.processor.debug = GuestDebug {
+            single_step: has(KVM_GUESTDBG_SINGLESTEP),
+            software_breakpoints: has(KVM_GUESTDBG_USE_SW_BP),
+            hardware: has(KVM_GUESTDBG_USE_HW_BP).then_some(([r[0], r[1], r[2], r[3]], r[7])),
+        };
+        self.guest_debug = if on { *k } else { kvm_guest_debug::default() };
+        Ok(())
+    }
+
+    fn get_tsc_khz(&mut self) -> Result<u32> {
+        Ok(self.core().clock.tsc.khz)
+    }
+
+    fn set_tsc_khz(&mut self, khz: u32) -> Result {
+        let host = self.core().vm.clock.host_khz;
+        let khz = if khz == 0 { host } else { khz };
+        if self.core().set_tsc_khz(khz) { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+
+    fn setup_mce(&mut self, mcg_cap: u64) -> Result {
+        let banks = mcg_cap & 0xff;
+        if banks == 0
+            || banks > emu_core::msr::MCE_BANKS as u64
+            || mcg_cap & !(MCG_CAP_SUPPORTED | 0xff | 0xff_0000) != 0
+        {
+            return Err(Errno::EINVAL);
+        }
+        let v = self.core();
+        v.msr.mcg_cap = mcg_cap;
+        // MCG_CTL and each bank's CTL begin with every error reported.
+        if mcg_cap & 1 << 8 != 0 {
+            v.msr.mcg_ctl = u64::MAX;
+        }
+        for bank in v.msr.mce_banks.iter_mut().take(banks as usize) {
+            bank[0] = u64::MAX;
+        }
+        Ok(())
+    }
+
+    fn kvmclock_ctrl(&mut self) -> Result {
+        let v = self.core();
+        if v.clock.system_time & 1 == 0 {
+            return Err(Errno::EINVAL);
+        }
+        v.clock.guest_stopped = true;
+        v.shared.gate.request(Requests::CLOCK);
+        Ok(())
+    }
+}
+
+fn from_bytes_1024(k: &kvm_lapic_state) -> [u8; 1024] {
+    let mut image = [0; 1024];
+    image.copy_from_slice(bytes_of(k));
+    image
+}
