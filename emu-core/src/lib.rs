@@ -33,6 +33,8 @@ pub mod mem;
 pub mod msr;
 pub mod native;
 #[cfg(test)]
+pub(crate) mod oracle;
+#[cfg(test)]
 pub(crate) mod rig;
 pub mod run;
 pub mod segload;

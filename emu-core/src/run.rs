@@ -201,6 +201,8 @@ impl Processor {
             return None;
         }
         let gate = v.shared.gate.clone();
+        // A safe point: whoever wants an exclusive section has waited for it.
+        gate.park_if_stopped();
         let bits = gate.take_requests();
         v.mmu.apply_requests(bits);
         if bits.contains(Requests::CODE) {

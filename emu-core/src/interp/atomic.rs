@@ -29,7 +29,10 @@ fn compared<T: Int>(c: &mut Vcpu, expected: T, old: T) {
 fn cmpxchg_r<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
     let (expected, old) = (c.reg::<T>(RAX), c.reg::<T>(i.r[0]));
     let new = c.reg::<T>(i.r[1]);
-    c.set_reg(i.r[0], if old == expected { new } else { old });
+    // A 32-bit destination that is not replaced keeps its upper half.
+    if old == expected {
+        c.set_reg(i.r[0], new);
+    }
     compared(c, expected, old);
     Ok(())
 }

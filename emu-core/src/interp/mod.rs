@@ -110,3 +110,6 @@ macro_rules! by_size {
     };
 }
 pub(crate) use by_size;
+
+#[cfg(test)]
+mod tests;

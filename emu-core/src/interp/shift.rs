@@ -191,13 +191,18 @@ fn double<const LEFT: bool, T: Int>(a: T, b: T, n: u32) -> (T, u64) {
     let (r, carry) = match (LEFT, w) {
         (true, 64) => (x << n | y >> (w - n), x >> (w - n)),
         (false, 64) => ((y << w | x) >> n, x >> (n - 1)),
-        // A 16-bit operand shifted by more than 16 takes bits from itself again: three operands in a line.
-        _ => {
-            let line = x << (2 * w) | y << w | x;
-            if LEFT { (line >> (2 * w - n), line >> (3 * w - n)) } else { (line >> n, line >> (n - 1)) }
+        // A 16-bit operand shifted by more than 16 (undefined) takes the source's bits again and has no
+        // carry, as on AMD's processors; Intel's take the destination's.
+        (true, _) => {
+            let line = x << (2 * w) | y << w | y;
+            (line >> (2 * w - n), line >> (3 * w - n))
+        }
+        (false, _) => {
+            let line = y << (2 * w) | y << w | x;
+            (line >> n, line >> (n - 1))
         }
     };
-    let carry = carry as u64 & 1;
+    let carry = if n > w { 0 } else { carry as u64 & 1 };
     let r = T::from_u64(r as u64);
     let of = if LEFT { (carry != 0) != r.sign() } else { top_bits_differ(r) };
     (r, flags::pzs(r) | carry | of_if(of))
