@@ -236,3 +236,103 @@ impl Memslots {
         Ok((Memslots::new(others().cloned().chain([slot]).collect()), change))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RO: MemRegionFlags = MemRegionFlags::READONLY;
+    const LOG: MemRegionFlags = MemRegionFlags::LOG_DIRTY;
+    const NONE: MemRegionFlags = MemRegionFlags::empty();
+
+    fn region(slot: u32, gpa: u64, size: u64, hva: u64, flags: MemRegionFlags) -> MemRegion {
+        MemRegion { slot, as_id: 0, gpa: Gpa(gpa), size, hva: Hva(hva), flags }
+    }
+
+    /// Slots 1 at 0x10000 (four pages) and 2 at 0x20000 (one page, read-only).
+    fn two() -> Memslots {
+        let (slots, _) = Memslots::default().changed(region(1, 0x1_0000, 0x4000, 0x70_0000, NONE)).unwrap();
+        slots.changed(region(2, 0x2_0000, 0x1000, 0x80_0000, RO)).unwrap().0
+    }
+
+    #[test]
+    fn the_rules_of_the_ioctl() {
+        use MemslotChange as C;
+        use MemslotError as E;
+        let top = 1u64 << 52;
+        for (what, region, expected) in [
+            ("create", region(0, 0, 0x1_0000, 0x60_0000, NONE), Ok(C::Create)),
+            ("create beside", region(3, 0x1_4000, 0x1000, 0x60_0000, NONE), Ok(C::Create)),
+            ("one hva in two slots", region(3, 0x3_0000, 0x1000, 0x70_0000, NONE), Ok(C::Create)),
+            ("gpa not aligned", region(3, 0x3_0001, 0x1000, 0x60_0000, NONE), Err(E::Invalid)),
+            ("size not aligned", region(3, 0x3_0000, 0x1001, 0x60_0000, NONE), Err(E::Invalid)),
+            ("hva not aligned", region(3, 0x3_0000, 0x1000, 0x60_0010, NONE), Err(E::Invalid)),
+            ("slot number", region(MAX_SLOTS, 0x3_0000, 0x1000, 0x60_0000, NONE), Err(E::Invalid)),
+            (
+                "address space",
+                MemRegion { as_id: 2, ..region(3, 0x3_0000, 0x1000, 0x60_0000, NONE) },
+                Err(E::Invalid),
+            ),
+            ("gpa wraps", region(3, 0xffff_ffff_ffff_f000, 0x1000, 0x60_0000, NONE), Err(E::Invalid)),
+            ("gpa too wide", region(3, top, 0x1000, 0x60_0000, NONE), Err(E::Invalid)),
+            ("the last frame", region(3, top - 0x1000, 0x1000, 0x60_0000, NONE), Ok(C::Create)),
+            ("hva of the kernel", region(3, 0x3_0000, 0x1000, 0xffff_8000_0000_0000, NONE), Err(E::Invalid)),
+            ("too many pages", region(3, 0x3_0000, 1 << 43, 0x1000, NONE), Err(E::Invalid)),
+            ("overlap at the end", region(3, 0x1_3000, 0x1000, 0x60_0000, NONE), Err(E::Exists)),
+            ("overlap around", region(3, 0, 0x10_0000, 0x60_0000, NONE), Err(E::Exists)),
+            ("delete", region(1, 0x1_0000, 0, 0x70_0000, NONE), Ok(C::Delete)),
+            ("delete says nothing else", region(1, 0, 0, 0, LOG), Ok(C::Delete)),
+            ("delete nothing", region(7, 0, 0, 0, NONE), Err(E::Invalid)),
+            ("the same again", region(1, 0x1_0000, 0x4000, 0x70_0000, NONE), Ok(C::None)),
+            ("move", region(1, 0x8_0000, 0x4000, 0x70_0000, NONE), Ok(C::Move)),
+            ("move onto itself", region(1, 0x1_1000, 0x4000, 0x70_0000, NONE), Ok(C::Move)),
+            ("move onto another", region(1, 0x1_d000, 0x4000, 0x70_0000, NONE), Err(E::Exists)),
+            ("log", region(1, 0x1_0000, 0x4000, 0x70_0000, LOG), Ok(C::Flags)),
+            ("another size", region(1, 0x1_0000, 0x3000, 0x70_0000, NONE), Err(E::Invalid)),
+            ("another hva", region(1, 0x1_0000, 0x4000, 0x71_0000, NONE), Err(E::Invalid)),
+            ("make read-only", region(1, 0x1_0000, 0x4000, 0x70_0000, RO), Err(E::Invalid)),
+            ("make writable", region(2, 0x2_0000, 0x1000, 0x80_0000, NONE), Err(E::Invalid)),
+        ] {
+            assert_eq!(two().changed(region).map(|(_, change)| change), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn looking_up() {
+        let slots = two();
+        let found = |gfn| slots.find(Gfn(gfn)).map(|slot| slot.region.slot);
+        for (gfn, slot) in [
+            (0xf, None),
+            (0x10, Some(1)),
+            (0x20, Some(2)),
+            (0x13, Some(1)),
+            (0x14, None),
+            (0x21, None),
+            (u64::MAX, None),
+            (0, None),
+            (0x10, Some(1)),
+        ] {
+            assert_eq!(found(gfn), slot, "gfn {gfn:#x}");
+        }
+        assert_eq!(slots.total_pages(), 5);
+        let slot = slots.by_id(1).unwrap();
+        assert_eq!(slot.host_ptr(Gpa(0x1_0123)), Some(HostPtr::new(0x70_0123)));
+        assert_eq!(slot.host_ptr(Gpa(0x1_4000)), None);
+        assert_eq!(slot.host_ptr(Gpa(0xffff)), None);
+    }
+
+    #[test]
+    fn what_outlives_a_change() {
+        let logged = |slots: &Memslots| slots.by_id(1).unwrap().dirty.clone();
+        let (slots, _) = two().changed(region(1, 0x1_0000, 0x4000, 0x70_0000, LOG)).unwrap();
+        slots.by_id(1).unwrap().mark_dirty(Gfn(0x12));
+        assert!(logged(&slots).unwrap().is_dirty(2));
+        // Another slot comes: the bits stay. Logging ends and begins: they do not.
+        let (more, _) = slots.changed(region(5, 0x5_0000, 0x1000, 0x90_0000, NONE)).unwrap();
+        assert!(logged(&more).unwrap().is_dirty(2));
+        let (off, _) = slots.changed(region(1, 0x1_0000, 0x4000, 0x70_0000, NONE)).unwrap();
+        assert!(logged(&off).is_none());
+        let (on, _) = off.changed(region(1, 0x1_0000, 0x4000, 0x70_0000, LOG)).unwrap();
+        assert!(!logged(&on).unwrap().is_dirty(2));
+    }
+}

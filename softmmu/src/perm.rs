@@ -113,3 +113,99 @@ impl PermissionRules {
         access_disabled || (access.is_write() && write_disabled && (access.user || self.wp))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OK: Option<u32> = None;
+    const P: Option<u32> = Some(1);
+    const PK: Option<u32> = Some(0x21);
+
+    fn rights(text: &str) -> PageRights {
+        PageRights {
+            user: text.contains('u'),
+            write: text.contains('w'),
+            execute: text.contains('x'),
+            pkey: if text.contains('1') { 1 } else { 0 },
+        }
+    }
+
+    fn rules(text: &str) -> PermissionRules {
+        let has = |word| text.split(' ').any(|w| w == word);
+        PermissionRules {
+            wp: has("wp"),
+            smep: has("smep"),
+            smap: has("smap"),
+            pkru: (if has("ad1") { 0b0100 } else { 0 }) | (if has("wd1") { 0b1000 } else { 0 }),
+            fetch_reported: true,
+            paging: !has("nopaging"),
+        }
+    }
+
+    /// SDM vol. 3A, 4.6.1 and 4.6.2, a row for each sentence. Columns: user read, write, fetch; supervisor read, write, fetch; the
+    /// same with EFLAGS.AC (read, write); implicit read.
+    #[test]
+    fn the_matrix() {
+        for (registers, page, expected) in [
+            ("", "uwx", [OK, OK, OK, OK, OK, OK, OK, OK, OK]),
+            ("", "ux", [OK, P, OK, OK, OK, OK, OK, OK, OK]),
+            ("wp", "ux", [OK, P, OK, OK, P, OK, OK, P, OK]),
+            ("wp", "uw", [OK, OK, P, OK, OK, P, OK, OK, OK]),
+            ("wp", "wx", [P, P, P, OK, OK, OK, OK, OK, OK]),
+            ("wp", "x", [P, P, P, OK, P, OK, OK, P, OK]),
+            ("", "", [P, P, P, OK, OK, P, OK, OK, OK]),
+            ("smep wp", "uwx", [OK, OK, OK, OK, OK, P, OK, OK, OK]),
+            ("smep wp", "wx", [P, P, P, OK, OK, OK, OK, OK, OK]),
+            ("smap wp", "uwx", [OK, OK, OK, P, P, OK, OK, OK, P]),
+            ("smap", "ux", [OK, P, OK, P, P, OK, OK, OK, P]),
+            ("smap wp", "ux", [OK, P, OK, P, P, OK, OK, P, P]),
+            ("smap wp", "wx", [P, P, P, OK, OK, OK, OK, OK, OK]),
+            ("ad1 wp", "uwx1", [PK, PK, OK, PK, PK, OK, PK, PK, PK]),
+            ("wd1 wp", "uwx1", [OK, PK, OK, OK, PK, OK, OK, PK, OK]),
+            ("wd1", "uwx1", [OK, PK, OK, OK, OK, OK, OK, OK, OK]),
+            ("ad1 wd1 wp", "uwx", [OK, OK, OK, OK, OK, OK, OK, OK, OK]),
+            ("ad1 wp", "wx1", [P, P, P, OK, OK, OK, OK, OK, OK]),
+            ("wd1 wp", "ux1", [OK, PK, OK, OK, PK, OK, OK, PK, OK]),
+            ("nopaging wp smep smap", "", [OK, OK, OK, OK, OK, OK, OK, OK, OK]),
+        ] {
+            let (rules, page_rights) = (rules(registers), rights(page));
+            let accesses = [
+                (Access::read(true), false),
+                (Access::write(true), false),
+                (Access::execute(true), false),
+                (Access::read(false), false),
+                (Access::write(false), false),
+                (Access::execute(false), false),
+                (Access::read(false), true),
+                (Access::write(false), true),
+                (Access::implicit(AccessKind::Read), true),
+            ];
+            let got =
+                accesses.map(|(access, ac)| rules.check(page_rights, access, ac).err().map(|c| c.bits()));
+            assert_eq!(got, expected, "registers: {registers}; page: {page}");
+        }
+    }
+
+    #[test]
+    fn what_counts_when() {
+        let on = Cr0::PE | Cr0::PG | Cr0::WP;
+        let long = Efer::LME | Efer::LMA;
+        assert_eq!(PermissionRules::new(on, Cr4::PAE | Cr4::PKE, long, 5).pkru, 5);
+        assert_eq!(PermissionRules::new(on, Cr4::PAE, long, 5).pkru, 0, "CR4.PKE is 0");
+        assert_eq!(
+            PermissionRules::new(on, Cr4::PAE | Cr4::PKE, Efer::empty(), 5).pkru,
+            0,
+            "not in long mode"
+        );
+        let fetch = |cr4, efer| {
+            PermissionRules::new(on, cr4, efer, 0)
+                .describe(Access::execute(false))
+                .contains(PageFaultErrorCode::I)
+        };
+        assert!(!fetch(Cr4::PAE, Efer::empty()));
+        assert!(fetch(Cr4::PAE, Efer::NXE));
+        assert!(!fetch(Cr4::empty(), Efer::NXE), "NXE counts with PAE only");
+        assert!(fetch(Cr4::SMEP, Efer::empty()));
+    }
+}

@@ -1,4 +1,7 @@
-//! Tests of the whole: the walker and the shadow MMU against the naive walker, exclusive sections under stress.
+//! Tests of the whole: the walker and the shadow MMU against the naive walker, each event by itself, threads under stress.
 
+mod events;
 mod shadowing;
+mod threads;
+
 mod walking;

@@ -82,7 +82,7 @@ impl Bench {
         let mut bench = Bench { vm, vcpus, model: vec![0; BYTES], dirty: 0, logging: false, favourites };
         let size = if regs.cr4.contains(Cr4::PAE) { 8 } else { 4 };
         for &(frame, index, entry) in places {
-            bench.store(frame << 12 | index * size & 0xfff, &entry.to_le_bytes()[..size as usize]);
+            bench.store((frame << 12) | ((index * size) & 0xfff), &entry.to_le_bytes()[..size as usize]);
         }
         for vcpu in 0..2 {
             bench.vcpus[vcpu].0.enter();
@@ -215,7 +215,7 @@ impl Bench {
             Step::Write { frame, index, entry } => {
                 let wide = self.vcpus[0].1.registers().cr4.contains(Cr4::PAE);
                 let size = if wide { 8 } else { 4 };
-                self.store(frame << 12 | index * size, &entry.to_le_bytes()[..size as usize]);
+                self.store((frame << 12) | (index * size), &entry.to_le_bytes()[..size as usize]);
                 self.flush();
             }
             Step::WriteByte { at, value } => {

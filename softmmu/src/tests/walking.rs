@@ -171,7 +171,7 @@ proptest! {
         let tables = Tables::default();
         let size = if context.wide() { 8 } else { 4 };
         for (frame, index, entry) in places {
-            tables.set(frame << 12 | index * size & 0xfff, entry, size);
+            tables.set((frame << 12) | ((index * size) & 0xfff), entry, size);
         }
         for (gva, (access, ac)) in accesses {
             let gva = fit(&regs, gva);
