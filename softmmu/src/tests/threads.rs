@@ -23,7 +23,7 @@ fn nobody_runs_in_an_exclusive_section() {
     let sections = AtomicU64::new(0);
     let check = |running: &[AtomicBool], me: usize, owner: &AtomicUsize| {
         assert_eq!(owner.swap(me, SeqCst), usize::MAX, "two sections at once");
-        for _ in 0..20 {
+        for _ in 0..100 {
             for (i, running) in running.iter().enumerate() {
                 assert!(i == me || !running.load(SeqCst), "vCPU {i} runs in {me}'s section");
             }
@@ -44,6 +44,9 @@ fn nobody_runs_in_an_exclusive_section() {
                         seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                         running[i].store(true, SeqCst);
                         instructions.fetch_add(1, Relaxed);
+                        for _ in 0..seed >> 57 {
+                            std::hint::spin_loop();
+                        }
                         running[i].store(false, SeqCst);
                         if gate.pending() {
                             gate.park_if_stopped();
@@ -177,6 +180,17 @@ fn write(mmu: &mut VcpuMmu, gva: u64, value: u64) {
     }
 }
 
+/// Ends the others' loops when its thread panics.
+struct EndsWithUs<'a>(&'a AtomicBool);
+
+impl Drop for EndsWithUs<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, SeqCst);
+        }
+    }
+}
+
 /// One vCPU remaps a page again and again, with the guest's own shootdown; the others must never see a page from before the last
 /// shootdown that they took part in. Meanwhile tables move, logging goes on and off, and shadow pages are short.
 #[test]
@@ -205,6 +219,7 @@ fn a_guest_shootdown_holds() {
             let (gate, mut mmu) = vm.vcpu();
             let (shoot, acked, done, hits) = (&shoot, &acked, &done, &hits);
             scope.spawn(move || {
+                let _ends = EndsWithUs(done);
                 gate.enter();
                 safe_point(&gate, &mut mmu);
                 mmu.set_registers(long_mode());
@@ -252,6 +267,7 @@ fn a_guest_shootdown_holds() {
         });
 
         let (gate, mut mmu) = vm.vcpu();
+        let _ends = EndsWithUs(done);
         gate.enter();
         safe_point(&gate, &mut mmu);
         mmu.set_registers(long_mode());
@@ -277,6 +293,7 @@ fn a_guest_shootdown_holds() {
             for i in 0..READERS {
                 shoot[i].store(version, SeqCst);
                 while acked[i].load(SeqCst) != version {
+                    assert!(!done.load(SeqCst), "a reader has failed");
                     safe_point(&gate, &mut mmu);
                     std::thread::yield_now();
                 }
