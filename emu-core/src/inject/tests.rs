@@ -78,7 +78,13 @@ fn long_mode_frames() {
         let (cs, ss) = (r.cpu().segment(Seg::Cs).selector.0, r.cpu().segment(Seg::Ss).selector.0);
         let flags = r.flags();
         assert_eq!(r.cpu().inject(event(vector, kind, error)), Ok(()));
-        let top = if ist > 0 { 0x3_a005 & !15 } else if user { INNER & !15 } else { old_sp & !15 };
+        let top = if ist > 0 {
+            0x3_a005 & !15
+        } else if user {
+            INNER & !15
+        } else {
+            old_sp & !15
+        };
         let words = if error.is_some() { 6 } else { 5 };
         assert_eq!(r.get(Gpr::Rsp), top - 8 * words, "{kind:?} {user} {ist}");
         let fault = kind == EventKind::Exception;
@@ -234,7 +240,12 @@ fn protected_mode_refusals() {
     let rows: &[(&str, Spoil, Vector, u32)] = &[
         ("limit", |r| r.cpu().idtr.limit = 0x40 * 8 + 6, Vector::Gp, 0x40 << 3 | 2),
         ("call gate", |r| set_gate(r, 0x40, gate(0x18, 0, 12, 3), 0), Vector::Gp, 0x40 << 3 | 2),
-        ("not present", |r| set_gate(r, 0x40, gate(0x18, 0, 14, 3) & !(1 << 47), 0), Vector::Np, 0x40 << 3 | 2),
+        (
+            "not present",
+            |r| set_gate(r, 0x40, gate(0x18, 0, 14, 3) & !(1 << 47), 0),
+            Vector::Np,
+            0x40 << 3 | 2,
+        ),
         ("null code", |r| set_gate(r, 0x40, gate(0, 0, 14, 3), 0), Vector::Gp, 0),
         ("data", |r| set_gate(r, 0x40, gate(0x10, 0, 14, 3), 0), Vector::Gp, 0x10),
         ("null stack", |r| r.write(TSS + 8, &[0, 0]), Vector::Ts, 0),

@@ -112,7 +112,7 @@ fn ltr(c: &mut Vcpu, i: &Insn) -> Result {
         return c.gp0();
     }
     let t = c.system_segment(Seg::Tr, selector, Vector::Gp)?;
-    c.set_descriptor_bits(t.gva.wrapping_add(5), 2)?;
+    c.change_descriptor_byte(t.gva.wrapping_add(5), 2, 0)?;
     c.set_segment(Seg::Tr, Segment { typ: t.segment.typ | 2, ..t.segment });
     Ok(())
 }

@@ -10,7 +10,7 @@ mod tests;
 use crate::exit::Result;
 use crate::inject::fault;
 use crate::vcpu::Vcpu;
-use softmmu::{Access, AccessKind, Target, host_mem};
+use softmmu::{Access, AccessKind, HostFault, HostPtr, Target, host_mem};
 use x86_arch::segment::{Descriptor, system_type};
 use x86_arch::{Gva, Seg, Segment, Selector, Vector};
 
@@ -74,17 +74,23 @@ impl Vcpu {
         Ok(Some((gva, Descriptor(self.load_sys(gva)?))))
     }
 
-    /// Sets bits of one byte of a descriptor, as a LOCKed access does.
-    pub(crate) fn set_descriptor_bits(&mut self, gva: u64, bits: u8) -> Result {
+    /// Sets and clears bits of one byte of a descriptor, as a LOCKed access does.
+    pub(crate) fn change_descriptor_byte(&mut self, gva: u64, set: u8, clear: u8) -> Result {
         let gva = if self.long_mode() { gva } else { gva & 0xffff_ffff };
         let access = Access::implicit(AccessKind::Write);
-        match self.mmu.translate(Gva(gva), access, 1) {
-            Ok(Target::Ram(p)) => {
-                host_mem::fetch_or::<u8>(p, bits).map_err(|f| self.host_faulted(f))?;
-                Ok(())
+        let change = |p: HostPtr| -> core::result::Result<(), HostFault> {
+            if set != 0 {
+                host_mem::fetch_or::<u8>(p, set)?;
             }
+            if clear != 0 {
+                host_mem::fetch_and::<u8>(p, !clear)?;
+            }
+            Ok(())
+        };
+        match self.mmu.translate(Gva(gva), access, 1) {
+            Ok(Target::Ram(p)) => change(p).map_err(|f| self.host_faulted(f)),
             Ok(Target::Tracked(t)) => {
-                host_mem::fetch_or::<u8>(t.host_ptr(), bits).map_err(|f| self.host_faulted(f))?;
+                change(t.host_ptr()).map_err(|f| self.host_faulted(f))?;
                 self.after_write(t, 1);
                 Ok(())
             }
@@ -96,7 +102,7 @@ impl Vcpu {
 
     /// Sets the accessed bit of a code or data descriptor that was loaded (SDM vol. 3A, 3.4.5.1).
     pub(crate) fn set_accessed(&mut self, t: &CodeTarget) -> Result {
-        if t.segment.typ & 1 == 0 { self.set_descriptor_bits(t.gva.wrapping_add(5), 1) } else { Ok(()) }
+        if t.segment.typ & 1 == 0 { self.change_descriptor_byte(t.gva.wrapping_add(5), 1, 0) } else { Ok(()) }
     }
 
     /// The segment that a load of ES, SS, DS, FS or GS leaves, by the rules of the current mode.
