@@ -207,31 +207,44 @@ fn each_end_of_a_guest_has_its_status() {
     refused(&["run", "--kernel", &kernel, "--cmdline", &"x".repeat(3000)], "command line");
 }
 
-/// Ctrl-A x leaves, and the terminal is as it was. util-linux' `script` gives the program a terminal.
+/// Ctrl-A x, a timeout and a deadly signal all leave the terminal as it was. util-linux' `script` gives the
+/// program a terminal.
 #[test]
-fn the_escape_key_leaves_and_restores_the_terminal() {
-    if !guests_run("the_escape_key_leaves_and_restores_the_terminal") {
+fn every_way_out_restores_the_terminal() {
+    const TEST: &str = "every_way_out_restores_the_terminal";
+    if !guests_run(TEST) {
+        return;
+    }
+    if Command::new("script").arg("--version").output().is_err() {
+        eprintln!("SKIP {TEST}: no script(1)");
         return;
     }
     let files = Files::new();
     let kernel = files.with("kernel", &tiny_kernel(&[0xeb, 0xfe]));
-    let program = env!("CARGO_BIN_EXE_softkvm");
-    let session = format!(
-        "stty -a >{0}/before; {program} run --kernel {kernel} --mem 64M --timeout 60; echo status $?; stty -a >{0}/after; \
-         {program} run --kernel {kernel} --mem 64M --timeout 1; echo status $?; stty -a >{0}/last",
-        files.0.as_path().display()
-    );
-    let keys = "sleep 1; printf 'abc\\001x'; sleep 3";
-    let line = format!("({keys}) | script -qec '{session}' /dev/null");
-    let output = Command::new("sh").args(["-c", &line]).output().expect("sh runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if text.is_empty() && stderr(&output).contains("not found") {
-        eprintln!("SKIP the_escape_key_leaves_and_restores_the_terminal: no script(1)");
-        return;
+    let folder = files.0.as_path().display();
+    let run = format!("{} run --kernel {kernel} --mem 64M", env!("CARGO_BIN_EXE_softkvm"));
+    // Each case: keys typed while the guest runs, how it is started, the status that the shell sees.
+    let killed = |signal: &str| {
+        let kill = format!("sleep 1; kill -{signal} $(cat {folder}/pid)");
+        format!("({kill}) & sh -c 'echo $$ >{folder}/pid; exec {run} --timeout 20'")
+    };
+    let cases = [
+        ("Ctrl-A x", "sleep 1; printf 'abc\\001x'; sleep 1", format!("{run} --timeout 60"), 0),
+        ("timeout", "sleep 2", format!("{run} --timeout 1"), 5),
+        ("SIGTERM", "sleep 2", killed("TERM"), 128 + 15),
+        ("SIGABRT", "sleep 2", killed("ABRT"), 128 + 6),
+    ];
+    for (what, keys, start, status) in cases {
+        let session = files.with(
+            "session",
+            format!("stty -a >{folder}/before; {start}; echo status $?; stty -a >{folder}/after").as_bytes(),
+        );
+        let line = format!("({keys}) | script -qec 'sh {session}' /dev/null");
+        let output = Command::new("sh").args(["-c", &line]).output().expect("sh runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains(&format!("status {status}")), "{what}: {text}\n{}", stderr(&output));
+        let read = |name: &str| fs::read_to_string(files.0.as_path().join(name)).unwrap();
+        assert!(read("before").contains(" echo "), "{what}");
+        assert_eq!(read("before"), read("after"), "{what}");
     }
-    assert!(text.contains("status 0") && text.contains("status 5"), "{text}\n{}", stderr(&output));
-    let read = |name: &str| fs::read_to_string(files.0.as_path().join(name)).unwrap();
-    assert_eq!(read("before"), read("after"), "after Ctrl-A x");
-    assert_eq!(read("before"), read("last"), "after a timeout");
-    assert!(read("before").contains(" echo "));
 }
