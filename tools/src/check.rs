@@ -105,7 +105,7 @@ impl Findings {
         let works = if self.guests_run { "" } else { " (cannot run guests here)" };
         row("backend of softkvm run", format!("{}{works}", self.backend));
         if self.coverage.is_empty() {
-            row("KVM API coverage", "the backend is the host's kernel; it keeps no table".into());
+            row("KVM API coverage", "the backend keeps no table".into());
         } else {
             let done = self.coverage.iter().filter(|row| row.implemented).count();
             row("KVM API coverage", format!("{done} of {} ioctls", self.coverage.len()));

@@ -127,7 +127,7 @@ impl Machine {
         }
         let disk = disk.map(|path| DiskImage::open(&path)).transpose()?;
 
-        let host_kvm = kvm::open(clock).map_err(Failure::Host)?;
+        let host_kvm = kvm::open(clock)?;
         let version = host_kvm.get_api_version();
         if version != 12 {
             return Err(Failure::Host(format!("KVM_GET_API_VERSION is {version}, not 12")));
