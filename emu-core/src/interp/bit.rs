@@ -1,6 +1,6 @@
 //! BT, BTS, BTR, BTC, BSF, BSR, LZCNT, TZCNT, POPCNT (SDM vol. 2).
 
-use super::flags::{self, CF, ZF};
+use super::flags::{self, CF, OF, ZF};
 use super::operand::Int;
 use super::{Handler, by_size};
 use crate::exit::Result;
@@ -121,7 +121,7 @@ fn scan<const FORWARD: bool, T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
     Ok(())
 }
 
-/// LZCNT, TZCNT: CF says that the source is 0, ZF that the result is.
+/// LZCNT, TZCNT: CF says that the source is 0, ZF that the result is; OF (undefined) stays, as on AMD's processors.
 fn count_zeros<const TRAILING: bool, T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
     let v = source::<T>(c, i)?.to_u64();
     let n = if v == 0 {
@@ -132,7 +132,8 @@ fn count_zeros<const TRAILING: bool, T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
         v.leading_zeros() - (64 - T::BITS)
     };
     c.set_reg(i.r[0], T::from_u64(n as u64));
-    c.set_status(if v == 0 { CF } else { 0 } | if n == 0 { ZF } else { 0 });
+    let f = if v == 0 { CF } else { 0 } | if n == 0 { ZF } else { 0 };
+    c.set_status(c.hot.rflags & OF | f);
     Ok(())
 }
 

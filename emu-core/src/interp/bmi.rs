@@ -1,9 +1,10 @@
 //! ANDN, BEXTR, BLSI, BLSMSK, BLSR, BZHI, MULX, PDEP, PEXT, RORX, SARX, SHLX, SHRX, ADCX, ADOX, CRC32 (SDM vol. 2).
 //!
-//! The VEX-encoded ones have 32- and 64-bit operands only. Undefined flags (AF, PF) are cleared.
+//! The VEX-encoded ones have 32- and 64-bit operands only. Of the undefined flags
+//! PF follows the result and AF is clear (BEXTR: set), as on AMD's processors.
 
 use super::Handler;
-use super::flags::{CF, OF, SF, ZF};
+use super::flags::{AF, CF, OF, PF, SF, ZF, pzs};
 use super::operand::Int;
 use crate::exit::Result;
 use crate::vcpu::Vcpu;
@@ -19,12 +20,6 @@ fn operand<T: Int>(c: &mut Vcpu, i: &Insn, n: usize) -> Result<T> {
     if i.is_mem(n) { c.load_mem(i) } else { Ok(c.reg(i.r[n & 3])) }
 }
 
-/// ZF and SF of a result.
-#[inline(always)]
-fn zs<T: Int>(r: T) -> u64 {
-    (if r == T::ZERO { ZF } else { 0 }) | if r.sign() { SF } else { 0 }
-}
-
 #[inline(always)]
 fn carry_if(yes: bool) -> u64 {
     yes as u64
@@ -34,7 +29,7 @@ fn andn<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
     let b = operand::<T>(c, i, 2)?;
     let r = T::from_u64(!c.reg::<T>(i.r[1]).to_u64() & b.to_u64());
     c.set_reg(i.r[0], r);
-    c.set_status(zs(r));
+    c.set_status(pzs(r));
     Ok(())
 }
 
@@ -50,7 +45,7 @@ fn bextr<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
     let (start, len) = (control as u32 & 0xff, control as u32 >> 8 & 0xff);
     let r = T::from_u64(low_bits(v.checked_shr(start).unwrap_or(0), len));
     c.set_reg(i.r[0], r);
-    c.set_status(if r == T::ZERO { ZF } else { 0 });
+    c.set_status(AF | pzs(r) & (ZF | PF));
     Ok(())
 }
 
@@ -58,7 +53,7 @@ fn blsi<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
     let v = operand::<T>(c, i, 1)?;
     let r = T::from_u64(v.to_u64().wrapping_neg() & v.to_u64());
     c.set_reg(i.r[0], r);
-    c.set_status(zs(r) | carry_if(v != T::ZERO));
+    c.set_status(pzs(r) | carry_if(v != T::ZERO));
     Ok(())
 }
 
@@ -66,7 +61,7 @@ fn blsmsk<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
     let v = operand::<T>(c, i, 1)?;
     let r = T::from_u64(v.to_u64().wrapping_sub(1) ^ v.to_u64());
     c.set_reg(i.r[0], r);
-    c.set_status(zs(r) & SF | carry_if(v == T::ZERO));
+    c.set_status(pzs(r) & (SF | PF) | carry_if(v == T::ZERO));
     Ok(())
 }
 
@@ -74,7 +69,7 @@ fn blsr<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
     let v = operand::<T>(c, i, 1)?;
     let r = T::from_u64(v.to_u64().wrapping_sub(1) & v.to_u64());
     c.set_reg(i.r[0], r);
-    c.set_status(zs(r) | carry_if(v == T::ZERO));
+    c.set_status(pzs(r) | carry_if(v == T::ZERO));
     Ok(())
 }
 
@@ -83,7 +78,7 @@ fn bzhi<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
     let n = c.reg::<T>(i.r[2]).to_u64() as u32 & 0xff;
     let r = T::from_u64(low_bits(v.to_u64(), n));
     c.set_reg(i.r[0], r);
-    c.set_status(zs(r) | carry_if(n >= T::BITS));
+    c.set_status(pzs(r) | carry_if(n >= T::BITS));
     Ok(())
 }
 

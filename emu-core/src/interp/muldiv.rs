@@ -1,9 +1,9 @@
 //! MUL, IMUL, DIV, IDIV (SDM vol. 2).
 //!
-//! CF and OF of a product say whether its upper half matters. The flags that the SDM leaves undefined
-//! are as processors leave them: SF and PF follow the lower half of a product, and so on; the tests compare with the host's.
+//! CF and OF of a product say whether its upper half matters. The flags that the SDM leaves undefined are as on
+//! AMD's processors: a product leaves the others alone, a division clears SF, ZF and PF, and sets AF.
 
-use super::flags::{self, CF, OF};
+use super::flags::{AF, CF, OF, PF, SF, ZF};
 use super::operand::Int;
 use super::{Handler, by_size};
 use crate::exit::{Result, Stop};
@@ -42,10 +42,16 @@ fn pair<T: Int>(c: &Vcpu) -> u128 {
     }
 }
 
-/// Status flags of a product with this lower half.
+/// CF and OF of a product.
 #[inline(always)]
-fn product_flags<T: Int>(low: T, wide: bool) -> u64 {
-    flags::pzs(low) & !flags::ZF | if wide { CF | OF } else { 0 }
+fn set_wide(c: &mut Vcpu, wide: bool) {
+    c.hot.rflags = c.hot.rflags & !(CF | OF) | if wide { CF | OF } else { 0 };
+}
+
+/// The flags after a division, all of which are undefined.
+#[inline(always)]
+fn set_divided(c: &mut Vcpu) {
+    c.hot.rflags = c.hot.rflags & !(SF | ZF | PF) | AF;
 }
 
 #[inline(always)]
@@ -66,7 +72,7 @@ fn mul<const SIGNED: bool, T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
     let b = operand::<T>(c, i)?;
     let (low, high, wide) = multiply::<SIGNED, T>(c.reg(RAX), b);
     set_pair(c, low, high);
-    c.set_status(product_flags(low, wide));
+    set_wide(c, wide);
     Ok(())
 }
 
@@ -76,7 +82,7 @@ fn imul<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
     let a = if i.is_imm(2) { T::from_u64(i.imm) } else { c.reg::<T>(i.r[0]) };
     let (low, _, wide) = multiply::<true, T>(a, b);
     c.set_reg(i.r[0], low);
-    c.set_status(product_flags(low, wide));
+    set_wide(c, wide);
     Ok(())
 }
 
@@ -86,7 +92,6 @@ fn divide_error<T>() -> Result<T> {
     Err(Stop::Exception(Exception::new(Vector::De)))
 }
 
-/// All flags are undefined; they stay.
 fn div<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
     let d = operand::<T>(c, i)?.to_u64() as u128;
     let n = pair::<T>(c);
@@ -94,6 +99,7 @@ fn div<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
         return divide_error();
     }
     set_pair(c, T::from_u64((n / d) as u64), T::from_u64((n % d) as u64));
+    set_divided(c);
     Ok(())
 }
 
@@ -108,6 +114,7 @@ fn idiv<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
         return divide_error();
     }
     set_pair(c, quotient, T::from_u64(r as u64));
+    set_divided(c);
     Ok(())
 }
 

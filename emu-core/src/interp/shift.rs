@@ -1,10 +1,10 @@
 //! SHL, SHR, SAR, ROL, ROR, RCL, RCR, SHLD, SHRD (SDM vol. 2).
 //!
 //! The count is taken modulo 32, or 64 for 64-bit operands; a count of 0 leaves all flags alone. What the SDM
-//! leaves undefined (AF, OF for counts above 1, 16-bit SHLD by more than 16) is as processors do it: the tests
-//! compare with the host's.
+//! leaves undefined (AF, OF for counts above 1, 16-bit SHLD by more than 16) is as AMD's processors do it: the
+//! tests compare with the host's where it is one.
 
-use super::flags::{self, CF, OF};
+use super::flags::{self, AF, CF, OF};
 use super::operand::Int;
 use super::{Handler, by_size};
 use crate::exit::Result;
@@ -53,7 +53,7 @@ impl Shift for Shl {
         let a = a.to_u64();
         let r = T::from_u64(a << n);
         let carry = if n <= T::BITS { bit(a, T::BITS - n) } else { 0 };
-        (r, STATUS, flags::pzs(r) | carry | of_if((carry != 0) != r.sign()))
+        (r, STATUS, AF | flags::pzs(r) | carry | of_if((carry != 0) != r.sign()))
     }
 }
 
@@ -62,7 +62,7 @@ impl Shift for Shr {
     fn apply<T: Int>(a: T, n: u32, _: u64) -> (T, u64, u64) {
         let a = a.to_u64();
         let r = T::from_u64(a >> n);
-        (r, STATUS, flags::pzs(r) | bit(a, n - 1) | of_if(top_bits_differ(r)))
+        (r, STATUS, AF | flags::pzs(r) | bit(a, n - 1) | of_if(top_bits_differ(r)))
     }
 }
 
@@ -71,7 +71,7 @@ impl Shift for Sar {
     fn apply<T: Int>(a: T, n: u32, _: u64) -> (T, u64, u64) {
         let a = a.to_i64();
         let r = T::from_u64((a >> n) as u64);
-        (r, STATUS, flags::pzs(r) | bit(a as u64, n - 1))
+        (r, STATUS, AF | flags::pzs(r) | bit(a as u64, n - 1))
     }
 }
 
@@ -205,7 +205,7 @@ fn double<const LEFT: bool, T: Int>(a: T, b: T, n: u32) -> (T, u64) {
     let carry = if n > w { 0 } else { carry as u64 & 1 };
     let r = T::from_u64(r as u64);
     let of = if LEFT { (carry != 0) != r.sign() } else { top_bits_differ(r) };
-    (r, flags::pzs(r) | carry | of_if(of))
+    (r, AF | flags::pzs(r) | carry | of_if(of))
 }
 
 #[inline(always)]
