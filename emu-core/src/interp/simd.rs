@@ -380,10 +380,7 @@ impl Vcpu {
 
     /// What each MMX instruction does to the x87 state: TOP 0, all tags valid (SDM vol. 3A, 12.2).
     pub(crate) fn enter_mmx(&mut self) {
-        let top = self.xsave.top() as usize;
-        let st = x86_arch::xsave::ST0;
-        self.xsave.bytes[st..st + 128].rotate_right(16 * top);
-        self.xsave.set_fsw(self.xsave.fsw() & !0x3800);
+        self.xsave.replace_fsw(self.xsave.fsw() & !0x3800);
         self.xsave.set_ftw(0xff);
         self.xsave.set_xstate_bv(self.xsave.xstate_bv() | 1);
     }

@@ -49,10 +49,18 @@ impl XsaveImage {
         self.set_fsw(if pending { fsw | SUMMARY } else { fsw & !SUMMARY });
     }
 
+    /// Sets FSW whole. The image holds the registers in stack order, so a new TOP moves their contents.
+    pub fn replace_fsw(&mut self, fsw: u16) {
+        let old = self.top();
+        self.set_fsw(fsw);
+        let by = self.top().wrapping_sub(old) & 7;
+        self.bytes[xsave::ST0..xsave::XMM0].rotate_left(16 * by as usize);
+    }
+
     /// What FNINIT leaves. The registers' contents stay, all empty.
     pub fn fninit(&mut self) {
         self.set_fcw(xsave::FCW_INIT);
-        self.set_fsw(0);
+        self.replace_fsw(0);
         self.set_ftw(0);
         self.set_fop(0);
         self.set_fip(0);
@@ -204,7 +212,7 @@ fn set_environment(c: &mut Vcpu, b: &[u8], size: usize) {
     };
     let x = &mut c.xsave;
     x.set_fcw(control_word(word(0) as u16));
-    x.set_fsw(word(1) as u16);
+    x.replace_fsw(word(1) as u16);
     x.set_full_tags(word(2) as u16);
     x.set_fip(fip as u64);
     x.set_fop(fop as u16);

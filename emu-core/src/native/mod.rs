@@ -535,4 +535,6 @@ impl Vcpu {
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
+mod software_tests;
+#[cfg(test)]
 mod tests;
