@@ -11,7 +11,9 @@
 //! `unsafe` is needed to map and to call machine code. Only bytes that iced's encoder produced from a listed `Code`
 //! with operands of our choice are ever called.
 //!
-//! Cost (Zen 4 at 2.6 GHz, `cargo run --release --example native_cost`): see `docs/performance.md`.
+//! Cost on a Zen 4 at 2.6 GHz with two busy cores, all of the interpreter's loop included (`cargo run --release -p emu-core
+//! --example native_cost`): 11 to 18 ns for an SSE, AVX or AVX-512 instruction on registers, 17 to 34 ns with memory
+//! (an integer ADD: 9 ns), 140 ns for x87 and MMX, whose state goes through FXRSTOR and FXSAVE.
 #![allow(unsafe_code)]
 
 mod allow;
