@@ -157,7 +157,9 @@ fn randomize(rig: &mut Rig, s: &mut State, m: &mut Memory, r: &mut Random, x87: 
     }
     s.xsave[xsave::FCW..xsave::FCW + 2].copy_from_slice(&0x37fu16.to_le_bytes());
     if x87 {
-        let fcw = 0x7f | (r.below(16) as u16) << 8;
+        // Half of the time some exceptions are not masked.
+        let masks = if r.below(2) == 0 { 0x3f } else { r.next() as u16 & 0x3f };
+        let fcw = 0x40 | masks | (r.below(16) as u16) << 8;
         let fsw = (r.below(8) as u16) << 11 | (r.below(16) as u16 & 7) << 8;
         s.xsave[0..2].copy_from_slice(&fcw.to_le_bytes());
         s.xsave[2..4].copy_from_slice(&fsw.to_le_bytes());
