@@ -189,6 +189,12 @@ fn feature(f: CpuidFeature) -> bool {
     )
 }
 
+/// Whether another file does this instruction.
+#[cfg(test)]
+pub(super) fn in_software(code: Code) -> bool {
+    software(code.mnemonic())
+}
+
 /// Instructions that other files do in software: masked moves by VEX, control words, state areas.
 fn software(m: Mnemonic) -> bool {
     use Mnemonic as M;

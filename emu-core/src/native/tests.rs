@@ -396,3 +396,34 @@ fn faults_leave_no_trace() {
         assert_eq!(rig.step(&[0xc5, 0xf8, 0x28, 0x08]), Err(GP), "vmovaps");
     }
 }
+
+/// Each vector, MMX, opmask and x87 instruction that the host has is on the list, or is one that software does.
+#[test]
+fn nothing_of_the_hosts_is_forgotten() {
+    use decoder::{Attr, CpuidSet, Vendor};
+    let host = CpuidSet::new(Vendor::Amd, crate::host_cpu::has);
+    let units = Attr::SSE | Attr::VEX | Attr::EVEX | Attr::MMX | Attr::X87;
+    let missing: Vec<_> = Code::values()
+        .filter(|c| host.has(*c) && c.op_code().is_instruction() && c.op_code().mode64())
+        .filter(|c| decoder::attrs(*c).attr.intersects(units) && allow::get(*c).is_none())
+        .filter(|c| !decoder::attrs(*c).attr.contains(Attr::VSIB) && !allow::in_software(*c))
+        // VEX-encoded, on general registers: BMI.
+        .filter(|c| {
+            use OpCodeOperandKind as K;
+            let general = |k: &K| {
+                matches!(
+                    k,
+                    K::r32_reg
+                        | K::r64_reg
+                        | K::r32_vvvv
+                        | K::r64_vvvv
+                        | K::r32_or_mem
+                        | K::r64_or_mem
+                        | K::imm8
+                )
+            };
+            !c.op_code().op_kinds().iter().all(general)
+        })
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
