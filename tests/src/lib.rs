@@ -2,6 +2,8 @@
 //!
 //! The tests themselves are in `tests/tests/`, a file per subject. Unit tests stand beside the code that they test.
 
+pub mod fuzz;
+pub mod guest;
 pub mod machine;
 pub mod skip;
 pub mod workspace;

@@ -67,7 +67,6 @@ fn unsafe_stands_only_where_it_is_announced() {
                 l.contains("allow(unsafe_code)") && !l.starts_with("//")
             })
         })
-        .map(|(path, text)| (path, text))
         .filter(|(path, text)| {
             let announced = UNSAFE.iter().any(|(p, _)| path.starts_with(p));
             // Test-only modules say so in their first lines.
