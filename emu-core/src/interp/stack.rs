@@ -260,6 +260,13 @@ fn sahf(c: &mut Vcpu, _: &Insn) -> Result {
     Ok(())
 }
 
+/// SALC, which the SDM does not list: AL becomes all ones if CF is set, else 0.
+fn salc(c: &mut Vcpu, _: &Insn) -> Result {
+    let v = if c.hot.rflags & CF != 0 { 0xffu8 } else { 0 };
+    c.set_reg(Gpr::Rax as u8, v);
+    Ok(())
+}
+
 fn clc(c: &mut Vcpu, _: &Insn) -> Result {
     c.hot.rflags &= !CF;
     Ok(())
@@ -406,6 +413,7 @@ pub fn select(i: &Insn) -> Option<Handler> {
         (_, Mnemonic::Leave) => by_size!(s, leave),
         (_, Mnemonic::Lahf) => lahf,
         (_, Mnemonic::Sahf) => sahf,
+        (_, Mnemonic::Salc) => salc,
         (_, Mnemonic::Clc) => clc,
         (_, Mnemonic::Stc) => stc,
         (_, Mnemonic::Cmc) => cmc,

@@ -445,3 +445,14 @@ fn aam_and_aad() {
     assert_eq!(rig.step(&[0xd4, 0]), Err(Stop::Exception(Exception::new(x86_arch::Vector::De))));
     assert_eq!(rig.registers(), before);
 }
+
+#[test]
+fn salc_spreads_the_carry() {
+    let mut rig = Rig::new(Mode::Protected);
+    for (carry, al) in [(1, 0xff), (0, 0)] {
+        rig.set(Gpr::Rax, 0x1234_5678);
+        rig.set_flags(Rflags::STATUS, 0x8d4 | carry);
+        rig.step(&[0xd6]).unwrap();
+        assert_eq!((rig.get(Gpr::Rax), rig.flags() & 0x8d5), (0x1234_5600 | al, 0x8d4 | carry));
+    }
+}
