@@ -42,7 +42,7 @@ impl Vcpu {
                 self.dr6 = Dr6::from_bits_retain(v & writable | Dr6::FIXED.bits());
             }
             7 => {
-                // Bits 11, 12, 14 and 15 read as zero.
+                // Bits 12, 14 and 15 read as zero. Bit 11 is that of transactional debugging; KVM keeps it.
                 self.dr7 = Dr7::from_bits_retain(v & 0xffff_2bff | Dr7::FIXED.bits());
                 self.update_view();
             }

@@ -1,6 +1,9 @@
 //! Far JMP, CALL and RET: direct, through memory, through call gates and task state segments
 //! (SDM vol. 2A, JMP, CALL; vol. 2B, RET; vol. 3A, 5.8). IRET is in [`super::iret`].
 
+#[cfg(test)]
+mod tests;
+
 use super::operand::Int;
 use super::{Handler, by_size};
 use crate::exit::Result;

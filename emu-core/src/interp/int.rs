@@ -1,5 +1,8 @@
 //! Software interrupts: INT n, INT3, INTO, INT1, BOUND (SDM vol. 2A).
 
+#[cfg(test)]
+mod tests;
+
 use super::operand::Int;
 use super::{Handler, by_size};
 use crate::event::{Event, EventKind};

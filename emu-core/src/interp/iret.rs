@@ -1,5 +1,8 @@
 //! IRET, IRETD, IRETQ in every form (SDM vol. 2A, IRET; vol. 3A, 6.14.3 and 20.2.2).
 
+#[cfg(test)]
+mod tests;
+
 use super::operand::Int;
 use super::{Handler, by_size};
 use crate::exit::Result;

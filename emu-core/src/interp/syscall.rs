@@ -2,6 +2,9 @@
 //!
 //! These load fixed hidden parts, not descriptors.
 
+#[cfg(test)]
+mod tests;
+
 use super::Handler;
 use crate::exit::Result;
 use crate::vcpu::{ATTENTION_EVENT, Vcpu};

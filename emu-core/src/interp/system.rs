@@ -4,6 +4,9 @@
 //! What a write means is in [`crate::cr`], [`crate::msr`] and [`crate::debug`]; descriptor tables are in
 //! [`super::segment`].
 
+#[cfg(test)]
+mod tests;
+
 use super::operand::Int;
 use super::segment::check_umip;
 use super::{Handler, by_size};
