@@ -124,7 +124,7 @@ mod tests {
                     );
                     assert_eq!(f & ZF != 0, r.to_u64() == 0);
                     assert_eq!(f & SF != 0, r.sign());
-                    assert_eq!(f & PF != 0, (r.to_u64() as u8).count_ones() % 2 == 0);
+                    assert_eq!(f & PF != 0, (r.to_u64() as u8).count_ones().is_multiple_of(2));
                     assert_eq!(f & !(CF | PF | AF | ZF | SF | OF), 0);
                 }
             }

@@ -191,7 +191,7 @@ fn call_gates_64() {
         let mut r = rig(Mode::Long, user, call_gate(8, TARGET, 12, 3, 0));
         r.write_u64(GDT + SLOT as u64 + 8, high);
         r.write_u64(TSS + 4, INNER);
-        r.write(DATA, &[&[0; 4][..], &(SLOT | 3 * user as u16).to_le_bytes()].concat());
+        r.write(DATA, &[&[0; 4][..], &(SLOT | (3 * user as u16)).to_le_bytes()].concat());
         r
     };
     let mut r = setup(true, 0);
