@@ -22,6 +22,7 @@
 pub mod access;
 mod audit;
 pub mod dirty;
+mod dump;
 mod fault;
 mod futex;
 pub mod guest_memory;

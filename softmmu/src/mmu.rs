@@ -18,7 +18,7 @@ use crate::stats::ShadowStats;
 use core::ops::Range;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::sync::Arc;
-use std::sync::atomic::{Ordering::SeqCst, fence};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst, fence};
 use x86_arch::{Gfn, Gpa, Hva, PAGE_SHIFT, PAGE_SIZE};
 
 /// What a VM's MMU is made with.
@@ -38,7 +38,8 @@ pub struct Mmu {
     pub(crate) arena: SptArena,
     /// `mmu_lock`, and what it protects.
     pub(crate) shadow: Mutex<Shadow>,
-    config: MmuConfig,
+    /// [`MmuConfig::shadow_pages`], as it is now.
+    shadow_pages: AtomicUsize,
 }
 
 impl Mmu {
@@ -53,7 +54,7 @@ impl Mmu {
             peers: Peers::default(),
             arena,
             shadow: Mutex::new(shadow),
-            config,
+            shadow_pages: AtomicUsize::new(config.shadow_pages),
         })
     }
 
@@ -89,14 +90,34 @@ impl Mmu {
         }
         // Waits for accesses by gpa that use the old slots.
         *self.space(region.as_id).write() = Arc::new(slots);
+        let limit = self.limit();
         let mut shadow = self.shadow.lock();
         shadow.zap_all(&self.arena);
-        shadow.limit = match self.config.shadow_pages {
-            0 => default_limit((0..ADDRESS_SPACES as u16).map(|as_id| self.slots(as_id).total_pages()).sum()),
-            limit => limit.max(MIN_PAGES),
-        };
+        shadow.limit = limit;
         self.peers.request_all(Requests::MEMSLOTS | Requests::TLB_FLUSH);
         Ok(())
+    }
+
+    fn limit(&self) -> usize {
+        match self.shadow_pages.load(Relaxed) {
+            0 => default_limit((0..ADDRESS_SPACES as u16).map(|as_id| self.slots(as_id).total_pages()).sum()),
+            limit => limit.max(MIN_PAGES),
+        }
+    }
+
+    /// Sets how many shadow pages there may be (KVM api 4.44, KVM_SET_NR_MMU_PAGES); 0 goes back to the size of memory. Tears
+    /// down what is too much.
+    pub fn set_shadow_page_limit(&self, pages: usize) {
+        self.shadow_pages.store(pages, Relaxed);
+        let limit = self.limit();
+        let mut shadow = self.shadow.lock();
+        shadow.limit = limit;
+        shadow.make_room(&self.arena, 0);
+    }
+
+    /// How many shadow pages there may be (KVM_GET_NR_MMU_PAGES).
+    pub fn shadow_page_limit(&self) -> usize {
+        self.shadow.lock().limit
     }
 
     /// What happened to the shadow pages so far.

@@ -113,6 +113,12 @@ impl Role {
         Role(self.0 & !(15 << 19) | (pkey as u32 & 15) << 19)
     }
 
+    /// This role for a physical-address width, which decides about reserved bits. vCPUs of one VM have the same, as a rule.
+    #[must_use]
+    const fn with_maxphyaddr(self, bits: u8) -> Role {
+        Role(self.0 & !(0x3f << 23) | (bits as u32 & 0x3f) << 23)
+    }
+
     /// What all pages of one context have in common.
     pub fn base(context: &PagingContext, as_id: u16) -> Role {
         let base = Role(0).with_smm(as_id != 0);
@@ -127,6 +133,7 @@ impl Role {
             .with_smep_andnot_wp(rules.smep && !rules.wp)
             .with_smap_andnot_wp(rules.smap && !rules.wp)
             .with_cr4_pse(context.pse && !context.wide())
+            .with_maxphyaddr(if context.wide() || context.pse { context.maxphyaddr } else { 0 })
             .with_lma(matches!(context.mode, PagingMode::Level4 | PagingMode::Level5))
     }
 

@@ -30,17 +30,26 @@ const CHUNKS: usize = 4096;
 
 /// The spt arrays, by frame. Frame 0 is never used.
 pub(crate) struct SptArena {
-    chunks: Box<[OnceLock<Box<[Spt]>>]>,
+    chunks: Box<[OnceLock<Box<[Spt; CHUNK]>>; CHUNKS]>,
     /// Changes before a freed page is used again.
     generation: AtomicU64,
     /// Changes when a page that is some vCPU's root becomes invalid.
     root_generation: AtomicU64,
 }
 
+/// An array on the heap, made there.
+fn boxed<T, const N: usize>(make: impl Fn() -> T) -> Box<[T; N]> {
+    let made: Box<[T]> = (0..N).map(|_| make()).collect();
+    match made.try_into() {
+        Ok(array) => array,
+        Err(_) => unreachable!("N elements were made"),
+    }
+}
+
 impl SptArena {
     fn new() -> SptArena {
         SptArena {
-            chunks: (0..CHUNKS).map(|_| OnceLock::new()).collect(),
+            chunks: boxed(OnceLock::new),
             generation: AtomicU64::new(0),
             root_generation: AtomicU64::new(0),
         }
@@ -49,7 +58,7 @@ impl SptArena {
     #[inline]
     fn spt(&self, frame: u64) -> Option<&Spt> {
         let frame = frame as usize;
-        self.chunks.get(frame / CHUNK)?.get()?.get(frame % CHUNK)
+        Some(&self.chunks.get(frame / CHUNK)?.get()?[frame % CHUNK])
     }
 
     /// An entry, as the emulated hardware reads it.
@@ -122,6 +131,8 @@ struct Armed {
     epoch: u64,
     tracks: Arc<SlotTracks>,
     offset: u64,
+    /// Writes since a fault last asked for it.
+    writes: u8,
 }
 
 /// Armed frames at most; beyond this the oldest efforts are given up.
@@ -211,8 +222,7 @@ impl Shadow {
             None => {
                 let frame = u32::try_from(self.pages.len()).ok()?;
                 let chunk = arena.chunks.get(frame as usize / CHUNK)?;
-                chunk
-                    .get_or_init(|| (0..CHUNK).map(|_| [const { AtomicU64::new(0) }; SPT_ENTRIES]).collect());
+                chunk.get_or_init(|| boxed(|| [const { AtomicU64::new(0) }; SPT_ENTRIES]));
                 self.pages.push(None);
                 frame
             }
@@ -316,8 +326,11 @@ impl Shadow {
             return Protected::Yes;
         }
         let Some(offset) = slot.offset_of(gfn) else { return Protected::NotYet };
-        let epoch = match self.armed.get(&(as_id, gfn)) {
-            Some(armed) => armed.epoch,
+        let epoch = match self.armed.get_mut(&(as_id, gfn)) {
+            Some(armed) => {
+                armed.writes = 0;
+                armed.epoch
+            }
             None => {
                 if self.armed.len() >= MAX_ARMED {
                     self.disarm_all();
@@ -327,7 +340,10 @@ impl Shadow {
                 let Some(ptr) = slot.host_ptr(gfn.base()) else { return Protected::NotYet };
                 let epoch = shootdown.drop_write_tags(ptr.frame());
                 self.stats.protected += 1;
-                self.armed.insert((as_id, gfn), Armed { epoch, tracks: Arc::clone(&slot.tracks), offset });
+                self.armed.insert(
+                    (as_id, gfn),
+                    Armed { epoch, tracks: Arc::clone(&slot.tracks), offset, writes: 0 },
+                );
                 epoch
             }
         };
@@ -339,10 +355,13 @@ impl Shadow {
         }
     }
 
-    /// A frame that was being protected is written: it will not become a page table soon.
-    pub fn disarm(&mut self, as_id: u16, gfn: Gfn) {
-        if let Some(armed) = self.armed.remove(&(as_id, gfn)) {
+    /// A frame that was being protected is written. Too often: it will not become a page table soon.
+    pub fn armed_written(&mut self, as_id: u16, gfn: Gfn, too_often: u8) {
+        let Some(armed) = self.armed.get_mut(&(as_id, gfn)) else { return };
+        armed.writes += 1;
+        if armed.writes >= too_often {
             armed.tracks.remove_page_table(armed.offset);
+            self.armed.remove(&(as_id, gfn));
         }
     }
 
@@ -444,4 +463,66 @@ pub(crate) const MIN_PAGES: usize = 64;
 pub(crate) fn default_limit(memory_pages: u64) -> usize {
     let limit = usize::try_from(memory_pages / 50).unwrap_or(usize::MAX);
     limit.clamp(MIN_PAGES, CHUNK * CHUNKS / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::perm::PageRights;
+    use crate::spte::Leaf;
+
+    /// A walk without the lock that holds a frame across its page's teardown and reuse notices.
+    #[test]
+    fn a_freed_page_is_noticed() {
+        let (arena, mut shadow) = Shadow::new();
+        let direct = Role::default().with_direct(true);
+        let root = shadow.create(&arena, Gfn(0), direct.with_level(2), None).unwrap();
+        let child = shadow.create(&arena, Gfn(0), direct.with_level(1), None).unwrap();
+        shadow.link(&arena, SpteRef { frame: root, index: 7 }, child);
+        let rights = PageRights::ALL;
+        let leaf =
+            |frame| Spte::leaf(Leaf { frame, rights, global: false, host_writable: true, untracked: true });
+        let at = SpteRef { frame: child, index: 3 };
+        shadow.set_leaf(&arena, at, leaf(0x111), Gfn(3), None);
+
+        let walk = arena.begin();
+        let link = arena.read(u64::from(root), 7);
+        assert_eq!(arena.read(link.frame(), 3), leaf(0x111));
+        assert!(arena.still(walk));
+
+        // Torn down and made anew for something else, between the walk's two reads.
+        let walk = arena.begin();
+        let link = arena.read(u64::from(root), 7);
+        shadow.zap_page(&arena, child);
+        let other = shadow.create(&arena, Gfn(512), direct.with_level(1), None).unwrap();
+        assert_eq!(other, child, "the frame is used again");
+        shadow.set_leaf(&arena, SpteRef { frame: other, index: 3 }, leaf(0x222), Gfn(515), None);
+        assert_eq!(arena.read(link.frame(), 3), leaf(0x222));
+        assert!(!arena.still(walk));
+        assert_eq!(arena.read(u64::from(root), 7), Spte::EMPTY);
+        assert_eq!(shadow.rmap.get(0, 3), []);
+    }
+
+    #[test]
+    fn a_root_outlives_its_teardown() {
+        let (arena, mut shadow) = Shadow::new();
+        let role = Role::default().with_direct(true).with_level(2);
+        let root = shadow.create(&arena, Gfn(0), role, None).unwrap();
+        shadow.pin(root);
+        let generation = arena.root_generation();
+        shadow.zap_page(&arena, root);
+        assert_ne!(arena.root_generation(), generation);
+        assert!(shadow.page(root).unwrap().role.invalid());
+        assert_eq!(shadow.find(Gfn(0), role), None);
+        assert_ne!(shadow.create(&arena, Gfn(0), role, None), Some(root));
+        shadow.unpin(&arena, root);
+        assert!(shadow.page(root).is_none());
+    }
+
+    #[test]
+    fn the_limit_follows_memory() {
+        for (pages, limit) in [(0, 64), (1000, 64), (131_072, 2621), (u64::MAX, CHUNK * CHUNKS / 2)] {
+            assert_eq!(default_limit(pages), limit);
+        }
+    }
 }

@@ -46,7 +46,7 @@ impl Shadow {
     /// `size` bytes at `gpa`, within a page, were written.
     pub fn gpte_written(&mut self, arena: &SptArena, as_id: u16, gpa: Gpa, size: u64) {
         let gfn = gpa.gfn();
-        self.disarm(as_id, gfn);
+        self.armed_written(as_id, gfn, FLOODING);
         let offset = gpa.0 & PAGE_MASK;
         for frame in self.shadows_of(as_id, gfn).to_vec() {
             let Some(page) = self.page_mut(frame) else { continue };

@@ -162,17 +162,19 @@ fn a_page_table_is_write_protected_while_it_is_used() {
 fn a_table_that_is_written_all_the_time_is_unshadowed() {
     let mut guest = Guest::new();
     guest.settle(0x5000, READ);
+    // Written through a large page, so that the store does not itself need the table.
+    let table = 2 * MIB + 0x4000;
     for page in 16..24 {
-        guest.store(0x4000 + 8 * page, 0);
+        guest.store(table + 8 * page, 0);
     }
     assert!(guest.vm.mmu.stats().flooded > 0);
-    assert_eq!(guest.translate(0x4080, WRITE), guest.ram(0x4080), "ordinary memory");
-    assert!(guest.mmu.tlb.lookup_write(0x4080, 8).is_some());
+    assert_eq!(guest.translate(table + 0x80, WRITE), guest.ram(0x4080), "ordinary memory");
+    assert!(guest.mmu.tlb.lookup_write(table + 0x80, 8).is_some());
     guest.audit();
     // And comes back.
     guest.settle(0x5000, READ);
     assert!(guest.shadowed(0x5000, READ));
-    assert!(matches!(guest.translate(0x4080, WRITE), Ok(Target::Tracked(_))));
+    assert!(matches!(guest.translate(table + 0x80, WRITE), Ok(Target::Tracked(_))));
     guest.audit();
 }
 
@@ -381,6 +383,14 @@ fn few_shadow_pages_are_enough() {
     }
     let stats = guest.vm.mmu.stats();
     assert!(stats.pages <= 64 && stats.recycled > 300, "{stats:?}");
+    guest.audit();
+    guest.vm.mmu.set_shadow_page_limit(500);
+    for n in 0..400u64 {
+        guest.settle((1 << 30) + n * 2 * MIB, READ);
+    }
+    assert!(guest.vm.mmu.stats().pages > 400);
+    guest.vm.mmu.set_shadow_page_limit(100);
+    assert_eq!((guest.vm.mmu.shadow_page_limit(), guest.vm.mmu.stats().pages), (100, 100));
     guest.audit();
 }
 
@@ -618,4 +628,27 @@ fn protection_waits_for_the_instruction_under_way() {
     guest.settle(0x5000, READ);
     assert_eq!(guest.translate(0x5000, READ), guest.ram(0x9000));
     guest.audit();
+}
+
+#[test]
+fn a_dump_for_people() {
+    let mut guest = Guest::new();
+    for gva in [0x5000, 0x6000, (1 << 30) + 2 * MIB] {
+        guest.settle(gva, WRITE);
+    }
+    guest.store(0x4000 + 8 * 100, 0);
+    let dump = guest.mmu.dump();
+    let lines: Vec<&str> = dump.lines().collect();
+    assert!(lines[0].starts_with("Level4, root 1000"), "{dump}");
+    assert_eq!(
+        lines[1..],
+        [
+            "0000000000000000-0000000000063fff  ->  0000000000000  4K  uwx  2 of 100 mapped, 2 writable",
+            "0000000000065000-00000000001fffff  ->  0000000065000  4K  uwx  0 of 411 mapped, 0 writable",
+            "0000000000200000-00000000003fffff  ->  0000000000000  2M  uwx  0 of 512 mapped, 0 writable",
+            "0000000040000000-000000007fffffff  ->  0000000000000  1G  uwx  1 of 262144 mapped, 1 writable",
+        ]
+    );
+    let pages = guest.vm.mmu.dump_shadow_pages();
+    assert!(pages.contains("gfn         4  L1uwx"), "{pages}");
 }
