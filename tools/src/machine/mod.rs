@@ -261,9 +261,15 @@ fn set_up_vcpu(vcpu: &VcpuFd, entry: Option<u64>) -> Result<(), Failure> {
     const MISC_ENABLE_FAST_STRING: u64 = 1;
     const IA32_MTRR_DEF_TYPE: u32 = 0x2ff;
     const MTRR_ENABLE_WRITE_BACK: u64 = (1 << 11) | 6;
+    // AMD: the TSC counts at the P0 frequency; systems complain of firmware that leaves it clear.
+    const HWCR: u32 = 0xc001_0015;
+    const HWCR_TSC_FREQ_SEL: u64 = 1 << 24;
     let msr = |index, data| kvm_msr_entry { index, data, ..Default::default() };
-    let wanted =
-        [msr(IA32_MISC_ENABLE, MISC_ENABLE_FAST_STRING), msr(IA32_MTRR_DEF_TYPE, MTRR_ENABLE_WRITE_BACK)];
+    let wanted = [
+        msr(IA32_MISC_ENABLE, MISC_ENABLE_FAST_STRING),
+        msr(IA32_MTRR_DEF_TYPE, MTRR_ENABLE_WRITE_BACK),
+        msr(HWCR, HWCR_TSC_FREQ_SEL),
+    ];
     for entry in wanted {
         let msrs =
             Msrs::from_entries(&[entry]).map_err(|error| Failure::Host(format!("MSR list: {error:?}")))?;
