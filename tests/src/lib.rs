@@ -5,5 +5,6 @@
 pub mod fuzz;
 pub mod guest;
 pub mod machine;
+pub mod program;
 pub mod skip;
 pub mod workspace;

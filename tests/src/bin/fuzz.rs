@@ -14,8 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+/// After this a case is interrupted, as a signal would: a guest may loop in faults and retire nothing.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// Longest that one case may take; they take milliseconds.
-const WATCHDOG: Duration = Duration::from_secs(20);
+const WATCHDOG: Duration = Duration::from_secs(30);
 /// Status of a worker whose case hung.
 const HUNG: u8 = 3;
 
@@ -98,12 +100,19 @@ fn work(a: &Arguments, worker: u64) -> ExitCode {
     let mut fuzzer = Fuzzer::new();
     let started = Instant::now();
     let current = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
-    let watched = current.clone();
+    let (watched, running) = (current.clone(), fuzzer.running.clone());
     std::thread::spawn(move || {
         loop {
-            std::thread::sleep(Duration::from_millis(500));
+            std::thread::sleep(PATIENCE / 4);
             let begun = watched.1.load(Ordering::Acquire);
-            if begun != 0 && started.elapsed().as_millis() as u64 > begun + WATCHDOG.as_millis() as u64 {
+            let now = started.elapsed().as_millis() as u64;
+            if begun == 0 || now < begun + PATIENCE.as_millis() as u64 {
+                continue;
+            }
+            if let Some(gate) = &*running.lock() {
+                gate.request(softmmu::Requests::EXIT);
+            }
+            if now > begun + WATCHDOG.as_millis() as u64 {
                 eprintln!("a case hangs");
                 std::process::exit(HUNG.into());
             }

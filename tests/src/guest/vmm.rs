@@ -59,6 +59,8 @@ pub struct Outcome {
     pub marks: Vec<Mark>,
     /// Why it did not end well.
     pub failure: Option<String>,
+    /// KVM_GET_TSC_KHZ.
+    pub tsc_khz: u32,
 }
 
 struct Devices {
@@ -161,6 +163,7 @@ pub fn run(
             vcpu
         })
         .collect();
+    let tsc_khz = vcpus.first().and_then(|v| v.get_tsc_khz().ok()).unwrap_or(0);
     let devices =
         Arc::new(Devices { memory: ram.clone(), vm, state: Mutex::default(), pause: Box::new(pause) });
     let (sender, receiver) = channel();
@@ -192,7 +195,7 @@ pub fn run(
             tsc: sample(3),
         }
     });
-    Outcome { reports: state.reports.clone(), marks: marks.collect(), failure }
+    Outcome { reports: state.reports.clone(), marks: marks.collect(), failure, tsc_khz }
 }
 
 /// Waits until the first processor (and the second, where it was started) has left.
