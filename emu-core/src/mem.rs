@@ -16,7 +16,7 @@ use crate::interp::operand::Int;
 use crate::io::{Request, Write};
 use crate::vcpu::{ATTENTION_CODE, ATTENTION_IO, Vcpu, WATCH_ALIGN, WATCH_BREAKPOINT};
 use decoder::{Insn, Prefixes};
-use softmmu::{Access, AccessKind, HostFault, HostPtr, MmuFault, Target, Tracked, host_mem};
+use softmmu::{Access, AccessKind, HostFault, HostPtr, MmuFault, Target, Tracked, View, host_mem};
 use x86_arch::control::{BreakpointKind, Cr0};
 use x86_arch::{Exception, Gpa, Gva, PAGE_MASK, PAGE_SIZE, Seg, Vector};
 
@@ -161,8 +161,11 @@ impl Vcpu {
 
     /// An implicit supervisor read (descriptor tables, TSS).
     pub fn load_sys<T: Int>(&mut self, gva: u64) -> Result<T> {
-        let mut b = [0u8; 8];
         let gva = gva & self.system_mask();
+        if let Some(p) = self.mmu.tlb.lookup_read_in(View::Supervisor, gva, T::BYTES) {
+            return host_mem::load::<T>(p).map_err(|f| self.host_faulted(f));
+        }
+        let mut b = [0u8; 8];
         self.read_slow(Seg::Ds as u8, gva, &mut b[..T::BYTES as usize], Access::implicit(AccessKind::Read))?;
         Ok(T::from_u64(u64::from_le_bytes(b)))
     }

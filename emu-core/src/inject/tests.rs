@@ -485,3 +485,24 @@ fn the_inner_stack_is_written_at_the_inner_level() {
     }
     assert_eq!(r.cpu().inject(event(0x40, EventKind::External, None)), Ok(()));
 }
+
+/// The second frame in a page takes the short way, and looks like the first.
+#[test]
+fn frames_are_the_same_with_a_warm_tlb() {
+    let mut r = Rig::new(Mode::Long);
+    set_gate(&mut r, 0x40, gate(8, HANDLER as u32, 14, 0), 0);
+    let e = event(0x40, EventKind::Exception, Some(0x1234));
+    let mut frames = Vec::new();
+    for _ in 0..3 {
+        r.set(Gpr::Rsp, STACK - 0x100);
+        r.cpu().set_rip(CODE);
+        assert_eq!(r.cpu().inject(e), Ok(()));
+        frames.push((r.get(Gpr::Rsp), frame(&r, 0, 8, 6)));
+        r.write(STACK - 0x200, &[0xee; 0x100]);
+    }
+    assert_eq!(frames[0].1[..2], [0x1234, CODE]);
+    assert_eq!(frames[0], frames[1]);
+    assert_eq!(frames[1], frames[2]);
+    let known = r.cpu().mmu.tlb.lookup_write_in(softmmu::View::Supervisor, STACK - 0x130, 48);
+    assert!(known.is_some(), "the short way was open");
+}

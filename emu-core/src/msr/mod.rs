@@ -138,7 +138,9 @@ state! {
 
 /// The row of a register.
 pub fn find(index: u32) -> Option<&'static Row> {
-    ROWS.iter().find(|r| (r.first..=r.last).contains(&index))
+    // The table is in order of index.
+    let n = ROWS.partition_point(|r| r.last < index);
+    ROWS.get(n).filter(|r| r.first <= index)
 }
 
 /// The indices of a KVM list, in the table's order.

@@ -20,13 +20,17 @@ fn amd(r: &mut Rig) {
 }
 
 #[test]
-fn rows_do_not_overlap() {
-    for (n, a) in ROWS.iter().enumerate() {
-        assert!(a.first <= a.last, "{}", a.name);
-        for b in &ROWS[n + 1..] {
-            assert!(a.last < b.first || b.last < a.first, "{} and {}", a.name, b.name);
+fn rows_are_in_order_and_do_not_overlap() {
+    for pair in ROWS.windows(2) {
+        assert!(pair[0].last < pair[1].first, "{} before {}", pair[0].name, pair[1].name);
+    }
+    for row in ROWS {
+        assert!(row.first <= row.last, "{}", row.name);
+        for index in [row.first, row.last] {
+            assert_eq!(find(index).map(|r| r.name), Some(row.name));
         }
     }
+    assert!(find(2).is_none() && find(u32::MAX).is_none());
 }
 
 /// The lists are what a VMM saves: each index in one, and each readable and writable back by the host.
