@@ -243,12 +243,14 @@ impl Processor {
 
     /// INIT, SIPI and HLT: waits until the vCPU is runnable, or says why it returns.
     fn inactive(&mut self) -> Option<Exit> {
+        let mut counted = false;
         loop {
             let v = &mut self.vcpu;
             v.accept_init_and_sipi();
             match v.events.activity {
                 Activity::Runnable => return None,
                 Activity::Halted => {
+                    v.stats.halts += !core::mem::replace(&mut counted, true) as u64;
                     if v.wakes_from_halt() {
                         v.events.activity = Activity::Runnable;
                         return None;

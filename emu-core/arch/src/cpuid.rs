@@ -220,6 +220,9 @@ features! {
     AMD_SSBD 0x80000008 . 0 Ebx 24;
     LFENCE_RDTSC 0x80000021 . 0 Eax 2;
     NULL_SEL_CLR_BASE 0x80000021 . 0 Eax 6;
+    SRSO_NO 0x80000021 . 0 Eax 29;
+    TSA_SQ_NO 0x80000021 . 0 Ecx 1;
+    TSA_L1_NO 0x80000021 . 0 Ecx 2;
 }
 
 /// KVM's signature leaf (KVM cpuid.txt, KVM_CPUID_SIGNATURE).

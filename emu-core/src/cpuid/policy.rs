@@ -132,6 +132,17 @@ pub const POLICY: &[(Feature, Class, &str)] = &[
     (CLZERO, Class::SoftwareAmd, "interp/system"),
     (XSAVEERPTR, Class::SoftwareAmd, "FXSAVE and XSAVE always store the error pointers"),
     (OSVW, Class::SoftwareAmd, "msr: no erratum applies"),
+    (
+        SRSO_NO,
+        Class::SoftwareAmd,
+        "a guest's returns are not the host's: nothing of it is predicted across privilege levels",
+    ),
+    (
+        TSA_SQ_NO,
+        Class::SoftwareAmd,
+        "as SRSO_NO: the guest's stores are checked by software before they are made",
+    ),
+    (TSA_L1_NO, Class::SoftwareAmd, "as TSA_SQ_NO"),
     (TOPOEXT, Class::SoftwareAmd, "leaves 8000001DH and 8000001EH"),
     (LFENCE_RDTSC, Class::SoftwareAmd, "the interpreter executes in order"),
     (NULL_SEL_CLR_BASE, Class::SoftwareAmd, "segload: a null selector clears the base"),
