@@ -153,6 +153,7 @@ fn writable(slots: &Memslots, gpa: Gpa, size: u64) -> Result<(&Memslot, HostPtr)
 /// Guest page tables in a set of slots: what the walker reads on behalf of a vCPU.
 pub(crate) struct SlotTables<'a> {
     pub mmu: &'a Mmu,
+    pub as_id: u16,
     pub slots: &'a Memslots,
 }
 
@@ -177,7 +178,7 @@ impl TableMemory for SlotTables<'_> {
         };
         match done {
             Ok(true) => {
-                self.mmu.table_bits_set(slot, gpa, ptr, size);
+                self.mmu.table_bits_set(self.as_id, slot, gpa, ptr, size);
                 EntryUpdate::Done
             }
             Ok(false) => EntryUpdate::Changed,

@@ -239,9 +239,14 @@ impl Mmu {
         self.code_written(ptr, size, me)
     }
 
-    /// After the walker has set an accessed or dirty bit: the shadow pages do not mind, the dirty log and decoded code do.
-    pub(crate) fn table_bits_set(&self, slot: &Memslot, gpa: Gpa, ptr: HostPtr, size: u64) {
-        slot.mark_dirty(gpa.gfn());
+    /// After the walker has set an accessed or dirty bit: sptes stay as they are (but see `narrow_bits_set`), the dirty log and
+    /// decoded code do not.
+    pub(crate) fn table_bits_set(&self, as_id: u16, slot: &Memslot, gpa: Gpa, ptr: HostPtr, size: u64) {
+        let gfn = gpa.gfn();
+        slot.mark_dirty(gfn);
+        if size == 4 && slot.offset_of(gfn).is_some_and(|offset| slot.tracks.is_page_table(offset)) {
+            self.shadow.lock().narrow_bits_set(&self.arena, as_id, gpa);
+        }
         self.code_written(ptr, size, None);
     }
 

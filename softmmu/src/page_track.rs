@@ -62,7 +62,7 @@ impl SlotTracks {
 }
 
 /// Hash slots of the filter: a store to a page without code costs one load.
-const FILTER: usize = 1 << 14;
+const FILTER: usize = 1 << 16;
 
 /// Decoded code of one host frame.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +99,7 @@ impl CodePages {
 
     fn filter(&self, frame: u64) -> &AtomicU32 {
         // A multiplicative hash; the array's length is a power of two, so the index is in bounds.
-        &self.filter[(frame.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 50) as usize & (FILTER - 1)]
+        &self.filter[(frame.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize & (FILTER - 1)]
     }
 
     /// Whether the frame may hold code. False is certain.

@@ -66,6 +66,17 @@ impl Shadow {
             }
         }
     }
+
+    /// The walker has set accessed or dirty bits in a 4-byte gpte at `gpa`. Where the same frame is also used as a table of 8-byte gptes, those
+    /// bits may be anything.
+    pub fn narrow_bits_set(&mut self, arena: &SptArena, as_id: u16, gpa: Gpa) {
+        for frame in self.shadows_of(as_id, gpa.gfn()).to_vec() {
+            if self.page(frame).is_some_and(|page| page.role.cr4_pae()) {
+                let index = ((gpa.0 & PAGE_MASK) / 8) as u16;
+                self.drop_spte(arena, SpteRef { frame, index });
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -131,7 +131,7 @@ impl VcpuMmu {
     }
 
     pub(crate) fn tables(&self) -> SlotTables<'_> {
-        SlotTables { mmu: &self.mmu, slots: &self.slots }
+        SlotTables { mmu: &self.mmu, as_id: self.registers.as_id, slots: &self.slots }
     }
 
     /// Must follow each store through a `Target::Tracked`: updates what was derived from the memory. True: decoded
