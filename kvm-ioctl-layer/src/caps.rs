@@ -90,6 +90,7 @@ caps! {
     KVM_CAP_VM_TYPES 1;
     KVM_CAP_MCE emu_core::msr::MCE_BANKS as i32;
     KVM_CAP_X86_USER_SPACE_MSR 1;
+    KVM_CAP_X86_MSR_FILTER 1;
 }
 
 #[cfg(test)]

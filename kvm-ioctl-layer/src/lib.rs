@@ -19,6 +19,8 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`fd`] | the public API: `Kvm`, `VmFd`, `VcpuFd` |
+//! | [`table`] | THE ioctl table: a row an ioctl |
+//! | [`dispatch`] | raw ioctls: number, pointer, object |
 //! | [`caps`] | what KVM_CHECK_EXTENSION answers |
 //! | [`run_page`] | the pages shared with the caller |
 //! | [`host`] | time and chance |
@@ -27,11 +29,13 @@
 //! | [`user_mem`] | pointers and descriptors of the caller |
 
 pub mod caps;
+pub mod dispatch;
 pub mod fd;
 pub mod host;
 pub mod run_page;
 pub mod signal;
 pub mod soft;
+pub mod table;
 
 pub mod user_mem;
 
@@ -40,8 +44,8 @@ pub use fd::vcpu_fd::{KickHandle, VcpuFd};
 pub use fd::vm_fd::VmFd;
 pub use kvm_api::backend::Inspect;
 pub use kvm_ioctls::{
-    Cap, Error, HypercallExit, IoEventAddress, MsrExitReason, NoDatamatch, ReadMsrExit, SyncReg, VcpuExit,
-    WriteMsrExit,
+    Cap, Error, HypercallExit, IoEventAddress, MsrExitReason, MsrFilterDefaultAction, MsrFilterRange,
+    MsrFilterRangeFlags, NoDatamatch, ReadMsrExit, SyncReg, VcpuExit, WriteMsrExit,
 };
 pub use soft::{EngineClock, Options};
 

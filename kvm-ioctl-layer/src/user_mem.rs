@@ -66,6 +66,49 @@ pub fn set_member<T: Plain, U: Plain>(t: &mut T, offset: usize, value: &U) {
     *t = from_bytes(&bytes);
 }
 
+/// A caller's memory, by address. An address that is not there is EFAULT.
+pub trait UserMemory {
+    /// Reads.
+    fn read(&self, address: u64, to: &mut [u8]) -> Result;
+    /// Writes.
+    fn write(&self, address: u64, from: &[u8]) -> Result;
+}
+
+/// The memory of this process. The kernel does the copying (process_vm_readv on ourselves), so that a bad pointer is an
+/// error and not a signal, whatever handlers the program has.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OwnMemory;
+
+impl OwnMemory {
+    fn copied(n: isize, wanted: usize) -> Result {
+        if n >= 0 && n as usize == wanted { Ok(()) } else { Err(Errno::EFAULT) }
+    }
+}
+
+impl UserMemory for OwnMemory {
+    fn read(&self, address: u64, to: &mut [u8]) -> Result {
+        if to.is_empty() {
+            return Ok(());
+        }
+        let local = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: to.len() };
+        let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: to.len() };
+        // SAFETY: `local` is our slice; `remote` is checked by the kernel.
+        let n = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) };
+        Self::copied(n, to.len())
+    }
+
+    fn write(&self, address: u64, from: &[u8]) -> Result {
+        if from.is_empty() {
+            return Ok(());
+        }
+        let local = libc::iovec { iov_base: from.as_ptr() as *mut libc::c_void, iov_len: from.len() };
+        let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: from.len() };
+        // SAFETY: `local` is only read; `remote` is checked by the kernel, and is the caller's to have written.
+        let n = unsafe { libc::process_vm_writev(libc::getpid(), &local, 1, &remote, 1, 0) };
+        Self::copied(n, from.len())
+    }
+}
+
 /// An eventfd of the caller, duplicated, so that it stays whatever the caller closes.
 pub fn eventfd(fd: i32) -> Result<EventFd> {
     // SAFETY: fcntl with an integer argument; a number that is no descriptor is an error.

@@ -89,6 +89,19 @@ pub trait Inspect {
     }
 }
 
+/// One range of KVM_X86_SET_MSR_FILTER.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MsrRange {
+    /// KVM_MSR_FILTER_READ and KVM_MSR_FILTER_WRITE: the accesses that it decides.
+    pub flags: u32,
+    /// The first MSR.
+    pub base: u32,
+    /// How many.
+    pub count: u32,
+    /// A bit an MSR: 1 lets the access through.
+    pub bitmap: Vec<u8>,
+}
+
 /// A source of VMs: what `/dev/kvm` is (system ioctls).
 pub trait Hypervisor: Send + Sync {
     /// The backend's name, for messages.
@@ -162,9 +175,13 @@ pub trait Vm: Send + Sync + Inspect {
     fn ioeventfd(&self, args: &kvm_ioeventfd) -> Result;
     /// KVM_(UN)REGISTER_COALESCED_MMIO.
     fn coalesced_mmio(&self, zone: &kvm_coalesced_mmio_zone, register: bool) -> Result;
-    /// KVM_GET_CLOCK (4.29).
+    /// KVM_X86_SET_MSR_FILTER: flags (KVM_MSR_FILTER_DEFAULT_DENY) and ranges; no ranges allow everything.
+    fn set_msr_filter(&self, _flags: u32, _ranges: Vec<MsrRange>) -> Result {
+        Err(Errno::ENOTTY)
+    }
+    /// KVM_GET_CLOCK (4.27).
     fn get_clock(&self) -> Result<kvm_clock_data>;
-    /// KVM_SET_CLOCK (4.30).
+    /// KVM_SET_CLOCK (4.28).
     fn set_clock(&self, data: &kvm_clock_data) -> Result;
     /// KVM_GET_TSC_KHZ on the VM.
     fn get_tsc_khz(&self) -> Result<u32>;
@@ -231,11 +248,11 @@ pub trait Vcpu: Send + Inspect {
     fn get_mp_state(&mut self) -> Result<kvm_mp_state>;
     /// KVM_SET_MP_STATE (4.38).
     fn set_mp_state(&mut self, state: &kvm_mp_state) -> Result;
-    /// KVM_GET_VCPU_EVENTS (4.31).
+    /// KVM_GET_VCPU_EVENTS (4.29).
     fn get_vcpu_events(&mut self) -> Result<kvm_vcpu_events>;
-    /// KVM_SET_VCPU_EVENTS (4.32).
+    /// KVM_SET_VCPU_EVENTS (4.30).
     fn set_vcpu_events(&mut self, events: &kvm_vcpu_events) -> Result;
-    /// KVM_GET_DEBUGREGS.
+    /// KVM_GET_DEBUGREGS (4.32).
     fn get_debugregs(&mut self) -> Result<kvm_debugregs>;
     /// KVM_SET_DEBUGREGS (4.33).
     fn set_debugregs(&mut self, regs: &kvm_debugregs) -> Result;

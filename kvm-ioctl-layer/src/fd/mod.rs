@@ -8,4 +8,8 @@ pub mod vcpu_fd;
 pub mod vm_fd;
 
 #[cfg(test)]
+mod host_tests;
+#[cfg(test)]
+mod state_tests;
+#[cfg(test)]
 mod tests;

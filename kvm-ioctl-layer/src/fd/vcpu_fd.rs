@@ -33,6 +33,8 @@ pub struct VcpuFd {
     page: Arc<RunMapping>,
     shared_page: Arc<dyn RunPage>,
     kick: KickHandle,
+    /// KVM_SET_SIGNAL_MASK: what is blocked during KVM_RUN.
+    signal_mask: Mutex<Option<u64>>,
     /// A vCPU keeps its VM alive.
     _vm: Arc<dyn Vm>,
 }
@@ -90,13 +92,13 @@ forward! {
     get_xcrs() -> kvm_xcrs = get_xcrs();
     /// KVM_SET_XCRS (4.44).
     set_xcrs(xcrs: &kvm_xcrs) -> () = set_xcrs(xcrs);
-    /// KVM_GET_DEBUGREGS.
+    /// KVM_GET_DEBUGREGS (4.32).
     get_debug_regs() -> kvm_debugregs = get_debugregs();
     /// KVM_SET_DEBUGREGS (4.33).
     set_debug_regs(debug_regs: &kvm_debugregs) -> () = set_debugregs(debug_regs);
-    /// KVM_GET_VCPU_EVENTS (4.31).
+    /// KVM_GET_VCPU_EVENTS (4.29).
     get_vcpu_events() -> kvm_vcpu_events = get_vcpu_events();
-    /// KVM_SET_VCPU_EVENTS (4.32).
+    /// KVM_SET_VCPU_EVENTS (4.30).
     set_vcpu_events(vcpu_events: &kvm_vcpu_events) -> () = set_vcpu_events(vcpu_events);
     /// KVM_SET_GUEST_DEBUG.
     set_guest_debug(debug_struct: &kvm_guest_debug) -> () = set_guest_debug(debug_struct);
@@ -120,7 +122,14 @@ impl VcpuFd {
     pub(crate) fn new(vm: Arc<dyn Vm>, vcpu: Box<dyn Vcpu>) -> Result<VcpuFd> {
         let page = Arc::new(RunMapping::new().map_err(error)?);
         let kick = KickHandle(vcpu.kicker());
-        Ok(VcpuFd { vcpu: Mutex::new(vcpu), shared_page: page.clone(), page, kick, _vm: vm })
+        Ok(VcpuFd {
+            vcpu: Mutex::new(vcpu),
+            shared_page: page.clone(),
+            page,
+            kick,
+            signal_mask: Mutex::new(None),
+            _vm: vm,
+        })
     }
 
     /// Counters of the vCPU, by name.
@@ -143,6 +152,17 @@ impl VcpuFd {
     /// What makes this vCPU leave KVM_RUN, from any thread or signal handler.
     pub fn kick_handle(&self) -> KickHandle {
         self.kick.clone()
+    }
+
+    /// KVM_SET_SIGNAL_MASK (4.20): the signals that are blocked during KVM_RUN, bit n for signal n + 1. In process a
+    /// signal does not end KVM_RUN by itself (see [`crate::signal`]); the mask is kept for who interposes signals.
+    pub fn set_signal_mask(&self, mask: Option<u64>) {
+        *self.signal_mask.lock() = mask;
+    }
+
+    /// What KVM_SET_SIGNAL_MASK has set.
+    pub fn signal_mask(&self) -> Option<u64> {
+        *self.signal_mask.lock()
     }
 
     /// KVM_RUN (4.9): executes the guest until something must be told. EINTR: a kick or `immediate_exit`; EAGAIN as in

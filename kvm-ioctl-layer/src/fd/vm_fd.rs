@@ -2,10 +2,10 @@
 
 use super::vcpu_fd::VcpuFd;
 use crate::{Result, error};
-use kvm_api::backend::{RUN_MMAP_SIZE, Vm};
+use kvm_api::backend::{MsrRange, RUN_MMAP_SIZE, Vm};
 use kvm_api::errno::Errno;
 use kvm_api::uapi::*;
-use kvm_ioctls::{Cap, IoEventAddress};
+use kvm_ioctls::{Cap, IoEventAddress, MsrFilterDefaultAction, MsrFilterRange};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;
@@ -139,14 +139,32 @@ impl VmFd {
         self.vm.reinject_control(reinject).map_err(error)
     }
 
-    /// KVM_GET_CLOCK (4.29).
+    /// KVM_GET_CLOCK (4.27).
     pub fn get_clock(&self) -> Result<kvm_clock_data> {
         self.vm.get_clock().map_err(error)
     }
 
-    /// KVM_SET_CLOCK (4.30).
+    /// KVM_SET_CLOCK (4.28).
     pub fn set_clock(&self, clock: &kvm_clock_data) -> Result {
         self.vm.set_clock(clock).map_err(error)
+    }
+
+    /// KVM_X86_SET_MSR_FILTER. No ranges with the default "allow" switch the filter off.
+    pub fn set_msr_filter(
+        &self,
+        default_action: MsrFilterDefaultAction,
+        ranges: &[MsrFilterRange<'_>],
+    ) -> Result {
+        let ranges = ranges
+            .iter()
+            .map(|r| MsrRange {
+                flags: r.flags.bits(),
+                base: r.base,
+                count: r.msr_count,
+                bitmap: r.bitmap.to_vec(),
+            })
+            .collect();
+        self.vm.set_msr_filter(default_action as u32, ranges).map_err(error)
     }
 
     /// KVM_SIGNAL_MSI: positive if delivered, 0 if the guest blocks it.

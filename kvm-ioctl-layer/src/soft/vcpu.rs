@@ -842,15 +842,7 @@ impl Vcpu for SoftVcpu {
     }
 
     fn set_guest_debug(&mut self, k: &kvm_guest_debug) -> Result {
-        const KNOWN: u32 = KVM_GUESTDBG_ENABLE
-            | KVM_GUESTDBG_SINGLESTEP
-            | KVM_GUESTDBG_USE_SW_BP
-            | KVM_GUESTDBG_USE_HW_BP
-            | KVM_GUESTDBG_INJECT_DB
-            | KVM_GUESTDBG_INJECT_BP;
-        if k.control & !KNOWN != 0 {
-            return Err(Errno::EINVAL);
-        }
+        // Unknown control bits are ignored, as in KVM.
         let v = self.core();
         if k.control & (KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP) != 0 {
             if v.events.exception.is_some() {

@@ -10,7 +10,7 @@ use crate::caps;
 use emu_core::Host;
 use emu_core::irqchip::SourceId;
 use emu_core::irqchip::routing::{MAX_IRQ_ROUTES, Msi, Routing};
-use kvm_api::backend::{Inspect, Vcpu, Vm};
+use kvm_api::backend::{Inspect, MsrRange, Vcpu, Vm};
 use kvm_api::errno::{Errno, Result};
 use kvm_api::uapi::*;
 use parking_lot::Mutex;
@@ -67,6 +67,27 @@ impl SoftVm {
 
     fn now_ns(&self) -> u64 {
         self.core.host.monotonic_ns(0)
+    }
+}
+
+/// What KVM_X86_SET_MSR_FILTER asked for.
+struct SoftMsrFilter {
+    deny: bool,
+    ranges: Vec<MsrRange>,
+}
+
+impl emu_core::msr::MsrFilter for SoftMsrFilter {
+    fn allows(&self, index: u32, write: bool) -> bool {
+        let kind = if write { KVM_MSR_FILTER_WRITE } else { KVM_MSR_FILTER_READ };
+        // The first range that covers the register decides.
+        let range = self.ranges.iter().find(|r| r.flags & kind != 0 && index.wrapping_sub(r.base) < r.count);
+        match range {
+            Some(r) => {
+                let n = index.wrapping_sub(r.base) as usize;
+                r.bitmap.get(n / 8).is_some_and(|b| b >> (n % 8) & 1 != 0)
+            }
+            None => !self.deny,
+        }
     }
 }
 
@@ -318,6 +339,27 @@ impl Vm for SoftVm {
     fn coalesced_mmio(&self, _: &kvm_coalesced_mmio_zone, _: bool) -> Result {
         // KVM_CAP_COALESCED_MMIO is 0 so far.
         Err(Errno::ENOTTY)
+    }
+
+    fn set_msr_filter(&self, flags: u32, ranges: Vec<MsrRange>) -> Result {
+        let known = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE;
+        if flags & !KVM_MSR_FILTER_DEFAULT_DENY != 0
+            || ranges.len() > KVM_MSR_FILTER_MAX_RANGES as usize
+            || ranges
+                .iter()
+                .any(|r| r.flags & !known != 0 || r.flags == 0 || r.bitmap.len() * 8 < r.count as usize)
+        {
+            return Err(Errno::EINVAL);
+        }
+        let deny = flags & KVM_MSR_FILTER_DEFAULT_DENY != 0;
+        // A filter that denies by default and lists nothing would deny everything: KVM refuses it.
+        if deny && ranges.is_empty() {
+            return Err(Errno::EINVAL);
+        }
+        let filter: Option<Arc<dyn emu_core::msr::MsrFilter>> =
+            if ranges.is_empty() { None } else { Some(Arc::new(SoftMsrFilter { deny, ranges })) };
+        *self.core.msr_filter.write() = filter;
+        Ok(())
     }
 
     fn get_clock(&self) -> Result<kvm_clock_data> {
