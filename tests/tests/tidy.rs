@@ -18,6 +18,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("kvm-ioctl-layer/src/user_mem.rs", "a caller's memory"),
     ("kvm-ioctl-layer/src/run_page", "kvm_run is shared with the caller"),
     ("kvm-ioctl-layer/src/signal.rs", "signal handlers"),
+    ("kvm-ioctl-layer/src/fd/unsafe_signatures.rs", "the signatures of kvm-ioctls"),
     ("vmx-backend/src/sys.rs", "system calls to /dev/kvm"),
     ("tools/preload/", "the shared library"),
     ("tools/src/guest_ram.rs", "memory slots take host addresses"),

@@ -1,5 +1,7 @@
 //! The software backend beside the host's own `/dev/kvm`, call by call, where there is one: same results, same errnos.
 //! Where there is none, a printed skip.
+//!
+//! Test-only: `unsafe` gives memory to guests.
 
 use kvm_api::uapi::*;
 use vmm_sys_util::eventfd::EventFd;

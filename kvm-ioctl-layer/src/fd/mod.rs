@@ -4,6 +4,7 @@
 //! page, the vCPU's lock, and the lifetimes: a vCPU keeps its VM alive.
 
 pub mod kvm;
+mod unsafe_signatures;
 pub mod vcpu_fd;
 pub mod vm_fd;
 

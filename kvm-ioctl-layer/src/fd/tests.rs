@@ -1,4 +1,6 @@
 //! Small guests through the public API, and the errno of each misuse.
+//!
+//! Test-only: `unsafe` gives memory to guests.
 
 use crate::{Cap, Kvm, NoDatamatch, VcpuExit, VcpuFd, VmFd};
 use kvm_api::uapi::*;

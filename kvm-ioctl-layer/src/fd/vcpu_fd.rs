@@ -204,48 +204,6 @@ impl VcpuFd {
         Ok(x)
     }
 
-    /// KVM_GET_XSAVE2 into a structure with room for what KVM_CAP_XSAVE2 says.
-    ///
-    /// # Safety
-    ///
-    /// None is needed here; the signature is that of the crate `kvm-ioctls`.
-    #[allow(unsafe_code)] // The shape of kvm-ioctls.
-    pub unsafe fn get_xsave2(&self, xsave: &mut Xsave) -> Result {
-        let area = self.vcpu.lock().get_xsave().map_err(error)?;
-        let words: Vec<u32> = area.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
-        let extra = words.len().saturating_sub(1024);
-        if xsave.as_slice().len() < extra {
-            return Err(error(Errno::ENOMEM));
-        }
-        *xsave = Xsave::from_entries(&words[1024.min(words.len())..]).map_err(|_| error(Errno::ENOMEM))?;
-        // The legacy 4 KiB live in the fixed part.
-        crate::run_page::xsave_region(xsave).copy_from_slice(&words[..1024]);
-        Ok(())
-    }
-
-    /// KVM_SET_XSAVE (4.42).
-    ///
-    /// # Safety
-    ///
-    /// None is needed here; the signature is that of the crate `kvm-ioctls`.
-    #[allow(unsafe_code)] // The shape of kvm-ioctls.
-    pub unsafe fn set_xsave(&self, xsave: &kvm_xsave) -> Result {
-        let bytes: Vec<u8> = xsave.region.iter().flat_map(|w| w.to_le_bytes()).collect();
-        self.vcpu.lock().set_xsave(&bytes).map_err(error)
-    }
-
-    /// KVM_SET_XSAVE with the size of KVM_CAP_XSAVE2.
-    ///
-    /// # Safety
-    ///
-    /// None is needed here; the signature is that of the crate `kvm-ioctls`.
-    #[allow(unsafe_code)] // The shape of kvm-ioctls.
-    pub unsafe fn set_xsave2(&self, xsave: &Xsave) -> Result {
-        let region = xsave.as_fam_struct_ref().xsave.region;
-        let bytes: Vec<u8> = region.iter().chain(xsave.as_slice()).flat_map(|w| w.to_le_bytes()).collect();
-        self.vcpu.lock().set_xsave(&bytes).map_err(error)
-    }
-
     /// Asks for a register set in the page at each exit (KVM_CAP_SYNC_REGS).
     pub fn set_sync_valid_reg(&mut self, reg: SyncReg) {
         let p = &*self.shared_page;

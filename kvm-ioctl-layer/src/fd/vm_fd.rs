@@ -37,39 +37,7 @@ impl VmFd {
         self.vm.counters()
     }
 
-    /// KVM_SET_USER_MEMORY_REGION (4.34).
-    ///
-    /// # Safety
-    ///
-    /// The guest will read and write `memory_size` bytes at `userspace_addr`: nothing that Rust believes to own alone
-    /// may lie there for as long as the slot exists. (That memory goes away under the guest is safe: EFAULT.)
-    #[allow(unsafe_code)] // The shape of kvm-ioctls: the promise above is the caller's to make.
-    pub unsafe fn set_user_memory_region(&self, user_memory_region: kvm_userspace_memory_region) -> Result {
-        let r = user_memory_region;
-        self.set_region(&kvm_userspace_memory_region2 {
-            slot: r.slot,
-            flags: r.flags,
-            guest_phys_addr: r.guest_phys_addr,
-            memory_size: r.memory_size,
-            userspace_addr: r.userspace_addr,
-            ..Default::default()
-        })
-    }
-
-    /// KVM_SET_USER_MEMORY_REGION2.
-    ///
-    /// # Safety
-    ///
-    /// As for [`VmFd::set_user_memory_region`].
-    #[allow(unsafe_code)] // As above.
-    pub unsafe fn set_user_memory_region2(
-        &self,
-        user_memory_region2: kvm_userspace_memory_region2,
-    ) -> Result {
-        self.set_region(&user_memory_region2)
-    }
-
-    fn set_region(&self, r: &kvm_userspace_memory_region2) -> Result {
+    pub(super) fn set_region(&self, r: &kvm_userspace_memory_region2) -> Result {
         self.vm.set_user_memory_region(r).map_err(error)
     }
 
