@@ -8,8 +8,8 @@ use crate::event::Activity;
 use crate::exit::Result;
 use crate::io::Write;
 use crate::irqchip::delivery::{Delivery, LapicBus, deliver};
-use crate::irqchip::lapic::{Accepted, Lapic, LapicConfig, LapicEffect, LocalSource};
-use crate::irqchip::routing::{Msi, Target};
+use crate::irqchip::lapic::{Accepted, Eoi, Lapic, LapicConfig, LapicEffect};
+use crate::irqchip::routing::Msi;
 use crate::irqchip::{IrqChip, LineStatus, Outcome, SourceId};
 use crate::vcpu::{ATTENTION_EVENT, ATTENTION_IO, RIP, Vcpu};
 use crate::vm::{VcpuShared, Vm};
@@ -316,7 +316,7 @@ impl Vcpu {
             LapicEffect::Eoi(eoi) => {
                 let vm = self.vm.clone();
                 let index = self.shared.index;
-                match vm.with_irqchip(|c| (c.is_split(), c.eoi(&eoi), split_wants_eoi(c, eoi.vector))) {
+                match vm.with_irqchip(|c| (c.is_split(), c.eoi(&eoi), split_wants_eoi(c, &eoi))) {
                     Some((true, _, wanted)) if eoi.level && wanted => {
                         self.io.writes.push_back(Write::IoapicEoi { vector: eoi.vector });
                         self.attend(ATTENTION_IO);
@@ -504,20 +504,21 @@ impl Vcpu {
         })
     }
 
-    /// An NMI from user space (KVM_NMI): through LINT1 where the local APIC is inside, else directly.
+    /// An NMI from user space (KVM_NMI): queued as it is. Whether LINT1 lets it through is user space's to ask
+    /// (KVM api, KVM_NMI).
     pub fn user_nmi(&mut self) {
-        let lapic = self.shared.irq.lapic().map(|mut l| l.local_interrupt(LocalSource::Lint1));
-        if lapic.is_none() {
-            self.events.nmi_pending = (self.events.nmi_pending + 1).min(2);
-        }
+        self.events.nmi_pending = (self.events.nmi_pending + 1).min(2);
         self.attend(ATTENTION_EVENT);
     }
 }
 
-/// Whether user space's IOAPIC (split irqchip) waits for the EOI of this vector: a routed MSI carries it.
-fn split_wants_eoi(chip: &IrqChip, vector: u8) -> bool {
+/// Whether user space's IOAPIC (split irqchip) waits for the EOI of this vector: a level-triggered message of one of its
+/// pins carries it.
+fn split_wants_eoi(chip: &IrqChip, eoi: &Eoi) -> bool {
     chip.is_split()
-        && (0..crate::irqchip::ioapic::IOAPIC_PINS as u32)
-            .flat_map(|gsi| chip.routing().targets(gsi))
-            .any(|t| matches!(t, Target::Msi(m) if m.data as u8 == vector))
+        && eoi.broadcast
+        && chip
+            .routing()
+            .level_messages(crate::irqchip::ioapic::IOAPIC_PINS as u32)
+            .any(|m| m.vector == eoi.vector)
 }
