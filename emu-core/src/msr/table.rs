@@ -366,7 +366,8 @@ pub static ROWS: &[Row] = &[
         IA32_SPEC_CTRL,
         "IA32_SPEC_CTRL",
         Save,
-        has!(SPEC_CTRL | STIBP | SSBD | AMD_IBRS | AMD_STIBP | AMD_SSBD),
+        // IBRS_ALL above lets a kernel set IBRS once and for all, on an AMD without a CPUID bit of its own for it.
+        has!(SPEC_CTRL | STIBP | SSBD | AMD_IBRS | AMD_STIBP | AMD_SSBD | ARCH_CAPABILITIES),
         get!(spec_ctrl),
         set!(spec_ctrl, bits!(SPEC_CTRL_BITS))
     ),
