@@ -69,10 +69,12 @@ pub struct Row {
 }
 
 impl Row {
-    /// How the row stands.
+    /// How the row stands: a row whose capability is answered 0 is not there, whatever handles it.
     pub fn status(&self) -> Status {
+        let offered = self.capability == 0 || crate::caps::answer(self.capability) > 0;
         match self.handler {
             Handler::Later => Status::Later,
+            _ if !offered => Status::Later,
             Handler::Errno(_) => Status::Answered,
             _ => Status::Implemented,
         }
@@ -280,7 +282,7 @@ pub static TABLE: &[Row] = &[
     row!(KVM_X86_SET_MSR_FILTER Vm KVM_CAP_X86_MSR_FILTER, "api.rst", Handler::Vm(msr_filter), ""),
     row!(KVM_CLEAR_DIRTY_LOG Vm KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, "api.rst", Handler::Later, ""),
     row!(KVM_RESET_DIRTY_RINGS Vm KVM_CAP_DIRTY_LOG_RING, "api.rst", Handler::Later, ""),
-    row!(KVM_SET_PMU_EVENT_FILTER Vm 0, "api.rst", NO, "no PMU"),
+    row!(KVM_SET_PMU_EVENT_FILTER Vm KVM_CAP_PMU_EVENT_FILTER, "api.rst", NO, "no PMU"),
     row!(KVM_MEMORY_ENCRYPT_OP Vm 0, "api.rst", NO, "no memory encryption"),
     row!(KVM_SET_MEMORY_ATTRIBUTES Vm KVM_CAP_MEMORY_ATTRIBUTES, "api.rst", NO, "no private memory"),
     row!(KVM_CREATE_GUEST_MEMFD Vm KVM_CAP_GUEST_MEMFD, "api.rst", Handler::Errno(Errno::EINVAL), "no private memory"),
