@@ -68,6 +68,11 @@ impl Machine {
         self.file.try_clone().expect("a file handle")
     }
 
+    /// Where guest-physical zero lies in this process.
+    pub fn hva(&self) -> u64 {
+        self._ram.as_ptr() as u64
+    }
+
     /// Writes memory through another mapping: the processor is not told.
     pub fn poke(&self, gpa: u64, bytes: &[u8]) {
         self.file.write_all_at(bytes, gpa).expect("inside memory");
