@@ -295,6 +295,23 @@ fn protected_mode_refusals() {
     }
 }
 
+/// The gate's DPL counts for software interrupts only, whatever the mode.
+#[test]
+fn protected_mode_gate_dpl() {
+    for (dpl, kind, ok) in [
+        (0, EventKind::SoftwareInterrupt, false),
+        (2, EventKind::SoftwareException, false),
+        (3, EventKind::SoftwareInterrupt, true),
+        (0, EventKind::External, true),
+        (0, EventKind::PrivilegedSoftwareException, true),
+    ] {
+        let mut r = protected_rig(true);
+        set_gate(&mut r, 0x40, gate(0x18, HANDLER as u32, 14, dpl), 0);
+        let want = if ok { Ok(()) } else { gp(0x40 << 3 | 2) };
+        assert_eq!(r.cpu().inject(event(0x40, kind, None)), want, "DPL {dpl} {kind:?}");
+    }
+}
+
 #[test]
 fn virtual_8086_to_ring_0() {
     let mut r = Rig::new(Mode::Virtual8086);

@@ -81,6 +81,11 @@ fn flags_by_privilege() {
         let want = all & !kept.bits() | iopl << 12 | changed.bits();
         assert_eq!(r.flags(), want, "IOPL {iopl}");
     }
+    // CPL 0 changes them all.
+    let mut r = Rig::new(Mode::Long);
+    push(&mut r, 8, &[TARGET, 8, all, DATA, 0x10]);
+    assert_eq!(r.step(IRETQ), Ok(()));
+    assert_eq!(r.flags(), all);
     // A 16-bit operand leaves the upper half.
     let mut r = Rig::new(Mode::Protected);
     r.set_flags(Rflags::AC | Rflags::ID, u64::MAX);
