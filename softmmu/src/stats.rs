@@ -1,39 +1,58 @@
 //! Counters, for people and for tests.
 
-/// Events in one VM's shadow pages.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct ShadowStats {
-    /// Shadow pages in use now.
-    pub pages: u64,
-    /// Shadow pages made.
-    pub created: u64,
-    /// Shadow pages torn down.
-    pub zapped: u64,
-    /// Of those, for want of room.
-    pub recycled: u64,
-    /// Of those, because the guest kept writing to the table.
-    pub flooded: u64,
-    /// Leaf sptes set.
-    pub mapped: u64,
-    /// Leaf sptes dropped because their gpte was written.
-    pub gpte_writes: u64,
-    /// Times that a frame was write-protected for a shadow page.
-    pub protected: u64,
-    /// Times that a translation could not be entered yet, because another vCPU had to drop tags first.
-    pub deferred: u64,
+macro_rules! stats {
+    ($(#[$type_doc:meta])* $type:ident { $($(#[$doc:meta])* $name:ident),* $(,)? }) => {
+        $(#[$type_doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub struct $type {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl $type {
+            /// Name and value of every counter.
+            pub fn list(&self) -> Vec<(&'static str, u64)> {
+                vec![$((concat!("mmu_", stringify!($name)), self.$name)),*]
+            }
+        }
+    };
 }
 
-/// Events in one vCPU's MMU.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct VcpuStats {
-    /// Accesses that the TLB did not know.
-    pub misses: u64,
-    /// Of those, answered by the shadow tables.
-    pub shadow_hits: u64,
-    /// Of those, answered by the guest's tables.
-    pub walks: u64,
-    /// Of those, #PFs for the guest.
-    pub page_faults: u64,
-    /// Stores that somebody tracked.
-    pub tracked_writes: u64,
+stats! {
+    /// Events in one VM's shadow pages.
+    ShadowStats {
+        /// Shadow pages in use now.
+        pages,
+        /// Shadow pages made.
+        created,
+        /// Shadow pages torn down.
+        zapped,
+        /// Of those, for want of room.
+        recycled,
+        /// Of those, because the guest kept writing to the table.
+        flooded,
+        /// Leaf sptes set.
+        mapped,
+        /// Writes to gptes whose sptes were dropped.
+        gpte_writes,
+        /// Times that a frame was write-protected for a shadow page.
+        protected,
+        /// Times that a translation could not be entered yet, because a vCPU had to drop tags first.
+        deferred,
+    }
+}
+
+stats! {
+    /// Events in one vCPU's MMU.
+    VcpuStats {
+        /// Accesses that the TLB did not know.
+        misses,
+        /// Of those, answered by the shadow tables.
+        shadow_hits,
+        /// Of those, answered by the guest's tables.
+        walks,
+        /// Of those, #PFs for the guest.
+        page_faults,
+        /// Stores that somebody tracked.
+        tracked_writes,
+    }
 }

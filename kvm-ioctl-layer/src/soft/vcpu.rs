@@ -492,6 +492,7 @@ impl Inspect for SoftVcpu {
         let v = &self.processor.vcpu;
         let mut list = vec![("instructions", v.hot.retired), ("rep_iterations", v.hot.rep_iterations)];
         list.extend(v.stats.list());
+        list.extend(v.mmu.stats().list());
         list
     }
 

@@ -93,10 +93,12 @@ impl emu_core::msr::MsrFilter for SoftMsrFilter {
 
 impl Inspect for SoftVm {
     fn counters(&self) -> Vec<(&'static str, u64)> {
-        vec![
+        let mut list = vec![
             ("vcpus", self.core.vcpus.read().len() as u64),
             ("memory_slots", self.core.mmu.slots(0).iter().count() as u64),
-        ]
+        ];
+        list.extend(self.core.mmu.stats().list());
+        list
     }
 }
 
