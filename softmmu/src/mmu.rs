@@ -4,7 +4,7 @@
 //! |---|---|
 //! | guest page fault | `fault` |
 //! | invlpg, mov to cr3, cr0, cr4, efer | `invalidate` |
-//! | guest write to a tracked page | [`Mmu::written`] |
+//! | guest write to a tracked page | `Mmu::written`, `sync` |
 //! | memory slots, dirty log, host mappings change | here |
 
 use crate::guest_memory::GuestMemory;
