@@ -1,6 +1,6 @@
 //! An instruction that needs the outside world in the middle, and its completion on re-entry.
 //!
-//! A read with no answer makes the handler return [`Stop::Need`]; nothing is
+//! A read with no answer makes the handler return [`Stop::Need`](crate::exit::Stop::Need); nothing is
 //! committed. On re-entry the instruction restarts and its earlier answers are
 //! replayed in order. Writes are queued when the instruction commits, and
 //! drained one exit each. This is the only state that outlives KVM_RUN outside

@@ -1,8 +1,8 @@
 //! Delivery of interrupts and exceptions in each mode (SDM vol. 3A, 6.12 and 6.14; vol. 3A, 20.1.4).
 //!
 //! Here: the entry point, what a second fault makes of a first, and the push of a whole frame. The modes
-//! are in [`real`] (and the redirected software interrupts of virtual-8086 mode), [`protected`] and
-//! [`long`]; a task gate goes to [`crate::task`]. When an event is delivered is decided in [`crate::run`].
+//! are in `real` (and the redirected software interrupts of virtual-8086 mode), `protected` and
+//! `long`; a task gate goes to [`crate::task`]. When an event is delivered is decided in [`crate::run`].
 //!
 //! Nothing is changed unless all can be: every push is probed before the first is made, and registers
 //! are written last. (A task switch has the SDM's own point of commitment.)

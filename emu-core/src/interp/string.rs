@@ -1,7 +1,7 @@
 //! MOVS, STOS, LODS, SCAS, CMPS, alone and repeated (SDM vol. 2, REP).
 //!
 //! Each iteration commits by itself: a fault leaves rSI, rDI and rCX at the iteration that failed. A repeated
-//! instruction runs in chunks; after each it stands at itself again ([`Vcpu::again`]), so that interrupts and
+//! instruction runs in chunks; after each it stands at itself again (`Vcpu::again`), so that interrupts and
 //! requests from other threads are seen. Ascending MOVS and STOS between ordinary pages go by the page through
 //! the host's bulk primitives.
 //!

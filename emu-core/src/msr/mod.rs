@@ -1,6 +1,6 @@
 //! Model-specific registers: their storage, and who may read and write them.
 //!
-//! The rows are in [`table`]: one for each register or range, from which RDMSR, WRMSR, KVM_GET_MSRS,
+//! The rows are in `table`: one for each register or range, from which RDMSR, WRMSR, KVM_GET_MSRS,
 //! KVM_SET_MSRS and KVM's index lists are derived. A register without a row is #GP.
 
 mod table;
