@@ -177,36 +177,16 @@ pub const POLICY: &[(Feature, Class, &str)] = &[
     (TBM, Class::Withheld, "XOP space is not implemented"),
     (
         SPEC_CTRL,
-        Class::Withheld,
-        "speculation control of the host does not reach the guest's privilege levels",
+        Class::Software,
+        "msr: kept; a guest's branches are not the host's, so there is nothing to hold back",
     ),
-    (STIBP, Class::Withheld, "speculation control of the host does not reach the guest's privilege levels"),
-    (SSBD, Class::Withheld, "speculation control of the host does not reach the guest's privilege levels"),
-    (
-        FLUSH_L1D,
-        Class::Withheld,
-        "speculation control of the host does not reach the guest's privilege levels",
-    ),
-    (
-        AMD_IBPB,
-        Class::Withheld,
-        "speculation control of the host does not reach the guest's privilege levels",
-    ),
-    (
-        AMD_IBRS,
-        Class::Withheld,
-        "speculation control of the host does not reach the guest's privilege levels",
-    ),
-    (
-        AMD_STIBP,
-        Class::Withheld,
-        "speculation control of the host does not reach the guest's privilege levels",
-    ),
-    (
-        AMD_SSBD,
-        Class::Withheld,
-        "speculation control of the host does not reach the guest's privilege levels",
-    ),
+    (STIBP, Class::Software, "as SPEC_CTRL"),
+    (SSBD, Class::Software, "as SPEC_CTRL: the guest's loads are made in program order"),
+    (AMD_IBPB, Class::SoftwareAmd, "as SPEC_CTRL"),
+    (AMD_IBRS, Class::SoftwareAmd, "as SPEC_CTRL"),
+    (AMD_STIBP, Class::SoftwareAmd, "as SPEC_CTRL"),
+    (AMD_SSBD, Class::SoftwareAmd, "as SSBD"),
+    (FLUSH_L1D, Class::Withheld, "the host's cache is not the guest's to flush"),
 ];
 
 /// The XSAVE components that a guest can be offered, where the host has them.

@@ -42,11 +42,11 @@ pub struct Row {
     pub write: fn(&mut Vcpu, u32, u64, bool) -> bool,
 }
 
-/// IA32_ARCH_CAPABILITIES as offered: RDCL_NO, SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO,
+/// IA32_ARCH_CAPABILITIES as offered: RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO,
 /// SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, GDS_NO, RFDS_NO. The guest's privilege levels share no hardware structure
 /// that those attacks read across: its page tables are walked by software, and its kernel never runs at the host's CPL 0.
 pub const ARCH_CAPABILITIES: u64 =
-    1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 13 | 1 << 14 | 1 << 15 | 1 << 26 | 1 << 27;
+    1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 13 | 1 << 14 | 1 << 15 | 1 << 26 | 1 << 27;
 
 /// IA32_SPEC_CTRL: the bits that a write may set (IBRS, STIBP, SSBD).
 const SPEC_CTRL_BITS: u64 = 7;
@@ -366,8 +366,7 @@ pub static ROWS: &[Row] = &[
         IA32_SPEC_CTRL,
         "IA32_SPEC_CTRL",
         Save,
-        // IBRS_ALL above lets a kernel set IBRS once and for all, on an AMD without a CPUID bit of its own for it.
-        has!(SPEC_CTRL | STIBP | SSBD | AMD_IBRS | AMD_STIBP | AMD_SSBD | ARCH_CAPABILITIES),
+        has!(SPEC_CTRL | STIBP | SSBD | AMD_IBRS | AMD_STIBP | AMD_SSBD),
         get!(spec_ctrl),
         set!(spec_ctrl, bits!(SPEC_CTRL_BITS))
     ),
