@@ -21,8 +21,11 @@ fn demo(test: &str, commands: &str, options: &[&str]) -> Option<Output> {
     arguments.extend(options);
     let out = program::run(&arguments);
     let errors = String::from_utf8_lossy(&out.stderr);
-    if out.status.code() == Some(1) && errors.contains("not in the cache and cannot be fetched") {
-        skip::skip(test, true, errors.lines().next().unwrap_or("no Debian guest"));
+    let missing = errors.lines().find(|l| l.contains("not in the cache and cannot be fetched"));
+    if out.status.code() == Some(1)
+        && let Some(why) = missing
+    {
+        skip::skip(test, true, why);
         return None;
     }
     Some(out)
