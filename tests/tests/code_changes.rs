@@ -82,6 +82,47 @@ fn the_guests_own_store_into_the_next_instruction_is_seen() {
 }
 
 #[test]
+fn a_function_that_is_rewritten_before_each_call_is_seen_each_time() {
+    let mut m = Machine::new(1 << 22);
+    m.long_mode(0x8000);
+    // The function at 0x9000 is `mov ebx, imm32; ret`; its immediate is counted up before each of 200 calls.
+    m.poke(
+        0x8000,
+        &assemble(64, 0x8000, |a| {
+            let (mut again, mut wrong, mut end) = (a.create_label(), a.create_label(), a.create_label());
+            a.mov(rsp, 0x20000u64)?;
+            a.xor(ecx, ecx)?;
+            a.xor(edx, edx)?;
+            a.set_label(&mut again)?;
+            a.inc(ecx)?;
+            a.mov(dword_ptr(0x9001), ecx)?;
+            a.mov(rax, 0x9000u64)?;
+            a.call(rax)?;
+            a.cmp(ebx, ecx)?;
+            a.jne(wrong)?;
+            a.cmp(ecx, 200)?;
+            a.jb(again)?;
+            a.set_label(&mut end)?;
+            a.jmp(end)?;
+            a.set_label(&mut wrong)?;
+            a.mov(edx, 1)?;
+            a.jmp(wrong)
+        }),
+    );
+    m.poke(
+        0x9000,
+        &assemble(64, 0x9000, |a| {
+            a.mov(ebx, 0)?;
+            a.ret()
+        }),
+    );
+    assert_eq!(m.processor.run(Some(5000)), Exit::Bound);
+    let regs = &m.processor.vcpu.hot.regs;
+    assert_eq!((regs[Gpr::Rcx as usize], regs[Gpr::Rdx as usize]), (200, 0), "the old function ran");
+    assert!(m.processor.vcpu.stats.blocks_invalidated >= 199);
+}
+
+#[test]
 fn a_store_beside_code_in_its_page_drops_no_block() {
     let mut m = Machine::new(1 << 22);
     m.long_mode(0x8000);
