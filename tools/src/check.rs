@@ -6,15 +6,12 @@ use vmx_backend::probe::{Device, HostKvm, probe};
 use crate::cli::CheckArgs;
 use crate::kvm::{self, CoverageRow};
 use crate::outcome::{Failure, STATUS_OK};
+use crate::report;
 
 /// The verb. Returns the exit status.
 pub fn check(args: CheckArgs) -> Result<u8, Failure> {
     let findings = Findings::new(&probe(), kvm::coverage());
-    if args.json {
-        println!("{}", serde_json::to_string(&findings).map_err(|error| Failure::host("JSON", error))?);
-    } else {
-        print!("{}", findings.text());
-    }
+    report::print(&findings, args.json, Findings::text)?;
     Ok(STATUS_OK)
 }
 

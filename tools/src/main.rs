@@ -14,6 +14,7 @@ mod guest_ram;
 mod kvm;
 mod machine;
 mod outcome;
+mod report;
 mod run;
 mod run_page;
 mod terminal;

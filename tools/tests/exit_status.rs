@@ -118,6 +118,20 @@ fn help_teaches_the_statuses() {
 }
 
 #[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_softkvm"))
+        .args(["check", "--json"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    // As `softkvm check --json | head -0`: nobody reads.
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+}
+
+#[test]
 fn check_answers_on_any_host() {
     let output = softkvm(&["check", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));

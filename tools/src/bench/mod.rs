@@ -18,6 +18,7 @@ use crate::cli::BenchArgs;
 use crate::demo::initramfs::{self, Init};
 use crate::demo::{CMDLINE, cache, marker};
 use crate::outcome::{Failure, STATUS_OK};
+use crate::report;
 use boot::{Boot, Sample};
 
 /// The verb. Returns the exit status.
@@ -53,11 +54,7 @@ pub fn bench(args: BenchArgs) -> Result<u8, Failure> {
         }
     }
     let result = Comparison::new(&qemu.version, args.memory, softkvm, tcg);
-    if args.json {
-        println!("{}", serde_json::to_string(&result).map_err(|error| Failure::host("JSON", error))?);
-    } else {
-        print!("{}", result.table());
-    }
+    report::print(&result, args.json, Comparison::table)?;
     Ok(STATUS_OK)
 }
 
