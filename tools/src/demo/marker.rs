@@ -35,6 +35,8 @@ pub struct MarkerFilter<W: Write> {
     /// Bytes that may be the marker's beginning; after the marker: the status' digits.
     held: Vec<u8>,
     found: bool,
+    /// The sink takes nothing any more.
+    unheard: bool,
     status: Status,
 }
 
@@ -46,6 +48,7 @@ impl<W: Write> MarkerFilter<W> {
             marker: format!("{marker} ").into_bytes(),
             held: Vec::new(),
             found: false,
+            unheard: false,
             status: Status(Arc::new(AtomicI32::new(Status::UNKNOWN))),
         }
     }
@@ -80,7 +83,10 @@ impl<W: Write> MarkerFilter<W> {
             .find(|end| self.marker.starts_with(end))
             .map_or(0, <[u8]>::len);
         let sure = self.held.len() - keep;
-        self.sink.write_all(&self.held[..sure])?;
+        // A reader that went away (`| head`) must not stop the guest: its commands go on, unheard, to their status.
+        if !self.unheard && self.sink.write_all(&self.held[..sure]).is_err() {
+            self.unheard = true;
+        }
         self.held.drain(..sure);
         Ok(())
     }
@@ -95,14 +101,17 @@ impl<W: Write> Write for MarkerFilter<W> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.sink.flush()
+        if !self.unheard && self.sink.flush().is_err() {
+            self.unheard = true;
+        }
+        Ok(())
     }
 }
 
 impl<W: Write> Drop for MarkerFilter<W> {
     /// A guest that ended without the marker: what was held back was output after all.
     fn drop(&mut self) {
-        if !self.found {
+        if !self.found && !self.unheard {
             let _ = self.sink.write_all(&self.held);
         }
         let _ = self.sink.flush();
@@ -122,6 +131,26 @@ mod tests {
         }
         drop(filter);
         (output, status.get())
+    }
+
+    /// A sink whose reader has gone away.
+    struct Gone;
+
+    impl Write for Gone {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_went_away_does_not_hide_the_status() {
+        let mut filter = MarkerFilter::new(Gone, "end");
+        filter.write_all(b"much output\nend 7\n").unwrap();
+        filter.flush().unwrap();
+        assert_eq!(filter.status().get(), Some(7));
     }
 
     #[test]
