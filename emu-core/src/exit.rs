@@ -17,7 +17,7 @@ pub enum Stop {
     /// The instruction is restarted once the answer is there.
     Need,
     /// The instruction must be restarted after (or inside) an exclusive section:
-    /// the MMU wants one, or a LOCKed access cannot be done by the host's own atomics.
+    /// code must be marked that another vCPU may still write, or a LOCKed access cannot be done by the host's own atomics.
     Exclusive,
     /// The memory behind a slot is gone: `Vcpu::host_fault` has the address; KVM_RUN reports EFAULT.
     HostFault,

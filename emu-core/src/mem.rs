@@ -84,7 +84,6 @@ impl Vcpu {
                 Stop::Exception(if seg == Seg::Ss as u8 { Exception::SS0 } else { Exception::GP0 })
             }
             MmuFault::Host(f) => self.host_faulted(f),
-            MmuFault::Exclusive => Stop::Exclusive,
         }
     }
 

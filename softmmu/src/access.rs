@@ -111,10 +111,6 @@ pub enum MmuFault {
     /// The host's memory behind the address is gone: KVM_RUN reports EFAULT.
     #[error("host memory fault at {:x}", .0.hva)]
     Host(HostFault),
-    /// The access can only be made with all other vCPUs at a safe point. Unwind to one, run
-    /// `VcpuMmu::resolve_exclusive` under `World::exclusive`, and restart the instruction.
-    #[error("an exclusive section is needed")]
-    Exclusive,
 }
 
 impl From<HostFault> for MmuFault {

@@ -185,7 +185,7 @@ impl VcpuMmu {
         }
     }
 
-    /// Does what [`MmuFault::Exclusive`](crate::MmuFault::Exclusive) asked for: acts on this vCPU's messages, as every other vCPU will.
+    /// The vCPU's own part of an exclusive section: acts on this vCPU's messages, as every other vCPU will.
     pub fn resolve_exclusive(&mut self, _ex: &Exclusive<'_>) {
         self.apply_requests(Requests::MMU);
     }
