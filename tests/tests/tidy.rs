@@ -21,6 +21,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("kvm-ioctl-layer/src/fd/unsafe_signatures.rs", "the signatures of kvm-ioctls"),
     ("vmx-backend/src/sys.rs", "system calls to /dev/kvm"),
     ("tools/preload/", "the shared library"),
+    ("tools/insn-diff/src/engine/memory.rs", "memory slots take host addresses"),
     ("tools/insn-diff/src/oracle/", "the host as an oracle: a child process, its signal frames and its code"),
     ("tools/src/guest_ram.rs", "memory slots take host addresses"),
     ("tools/src/run_page.rs", "immediate_exit from a signal handler"),

@@ -17,7 +17,7 @@ use kvm_api::errno::{Errno, Result};
 use kvm_api::uapi::*;
 use parking_lot::Mutex;
 use softmmu::{Requests, VcpuGate};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use x86_arch::control::{Cr0, Cr4, Dr6, Dr7, Efer, Xcr0};
 use x86_arch::{Gva, PagingMode, Rflags, Seg, xsave};
 
@@ -482,9 +482,14 @@ impl SoftVcpu {
         if emu_core::host_cpu::xcr0() >> 9 & 1 == 0 {
             return None;
         }
-        let at = emu_core::host_cpu::cpuid(0xd, 9).ebx as usize;
-        (at >= xsave::HEADER_END && at + 4 <= emu_core::xstate::IMAGE_SIZE).then_some(at)
+        emu_core::xstate::layout().component(9).map(|pkru| pkru.offset)
     }
+}
+
+/// The bits of XCR0 that a guest may set. CPUID is slow where the host is a guest itself: asked once.
+fn offered_xcr0() -> u64 {
+    static OFFERED: LazyLock<u64> = LazyLock::new(|| supported_xcr0(&HostProcessor::this()));
+    *OFFERED
 }
 
 impl Inspect for SoftVcpu {
@@ -683,7 +688,7 @@ impl Vcpu for SoftVcpu {
             return Err(Errno::EINVAL);
         };
         let mxcsr = word(xsave::MXCSR).unwrap_or(0) as u32;
-        let known = supported_xcr0(&HostProcessor::this()) | 3;
+        let known = offered_xcr0() | 3;
         // The standard format only; a reserved MXCSR bit would fault when it is loaded (SDM vol. 1, 13.8).
         if bv & !known != 0 || xcomp != 0 || mxcsr & !emu_core::host_cpu::mxcsr_mask() != 0 {
             return Err(Errno::EINVAL);
@@ -701,11 +706,11 @@ impl Vcpu for SoftVcpu {
         if bv & 2 == 0 {
             image.bytes[xsave::XMM0..xsave::XMM0 + 256].fill(0);
         }
-        for c in 2..63u32 {
-            let layout = emu_core::host_cpu::cpuid(0xd, c);
-            let (at, len) = (layout.ebx as usize, layout.eax as usize);
-            if known >> c & 1 != 0 && bv >> c & 1 == 0 && at + len <= image.bytes.len() {
-                image.bytes[at..at + len].fill(0);
+        for c in 2..63usize {
+            if bv >> c & 1 == 0
+                && let Some(component) = emu_core::xstate::layout().component(c)
+            {
+                image.bytes[component.offset..component.offset + component.size].fill(0);
             }
         }
         image.set_mxcsr(mxcsr);
@@ -730,7 +735,7 @@ impl Vcpu for SoftVcpu {
             return Ok(());
         };
         let v = x.value;
-        let supported = supported_xcr0(&HostProcessor::this()) | 1;
+        let supported = offered_xcr0() | 1;
         // SDM vol. 3A, 2.6: x87 always; AVX needs SSE; the AVX-512 components come together, with AVX.
         let avx512 = v & 0xe0;
         if v & 1 == 0

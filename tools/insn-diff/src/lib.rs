@@ -6,6 +6,7 @@
 //! VM behind `kvm-ioctl-layer`'s public API. Each gives an [`Outcome`]. The oracle shares no code with the emulator.
 
 pub mod case;
+pub mod engine;
 pub mod layout;
 
 pub use case::{Bits, Case, End, Outcome};
