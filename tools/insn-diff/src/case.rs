@@ -91,6 +91,11 @@ impl Case {
         let at = (self.code_offset as usize).min(code);
         let len = self.bytes.len().min(code - at);
         bytes[at..at + len].copy_from_slice(&self.bytes[..len]);
+        // The template's UD2s stand at even offsets; an instruction's end may be odd.
+        let rest = &mut bytes[at + len..code];
+        for (to, byte) in rest.iter_mut().zip([0x0f, 0x0b]) {
+            *to = byte;
+        }
         for (address, contents) in &self.memory {
             if let Some(at) = crate::layout::backing_offset(*address) {
                 let len = contents.len().min(bytes.len() - at);

@@ -8,5 +8,6 @@
 pub mod case;
 pub mod engine;
 pub mod layout;
+pub mod oracle;
 
 pub use case::{Bits, Case, End, Outcome};
