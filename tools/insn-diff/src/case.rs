@@ -71,6 +71,34 @@ pub struct Case {
 }
 
 impl Case {
+    /// The machine that the text form takes for granted: nothing in its bytes, registers 0 but RSP in the middle of
+    /// [`crate::layout::STACK`], RFLAGS 2, vector and x87 state initial and not in use, an instruction in the middle of the
+    /// page of code, flat segments (16-bit ones for 16-bit code) and null in FS and GS, and in DS and ES of 64-bit code.
+    pub fn new(bits: Bits) -> Case {
+        use crate::layout::{DATA16, FLAT, PAGE, STACK, STACK16};
+        let cs = bits.code_selector();
+        let (rsp, selectors) = match bits {
+            Bits::Bits16 => (PAGE, [DATA16, cs, STACK16, DATA16, 0, 0]),
+            Bits::Bits32 => (STACK + PAGE, [FLAT, cs, FLAT, FLAT, 0, 0]),
+            Bits::Bits64 => (STACK + PAGE, [0, cs, FLAT, 0, 0, 0]),
+        };
+        let mut gpr = [0; 16];
+        gpr[4] = rsp;
+        Case {
+            bits,
+            end: End::SingleStep,
+            bytes: Vec::new(),
+            code_offset: 0x800,
+            gpr,
+            rflags: 2,
+            selectors,
+            fs_base: 0,
+            gs_base: 0,
+            xsave: crate::image::initial(),
+            memory: Vec::new(),
+        }
+    }
+
     /// The linear address of the first byte.
     pub fn linear_rip(&self) -> u64 {
         crate::layout::CODE + self.code_offset as u64
@@ -134,4 +162,23 @@ pub struct Outcome {
     pub xsave: Box<[u8; XSAVE]>,
     /// Lines of the backing that differ from what they were before: offset (a multiple of [`LINE`]) and new contents.
     pub memory: Vec<(u32, [u8; LINE])>,
+}
+
+impl Outcome {
+    /// The outcome of an instruction that does nothing at all but end: what a case has, its RIP behind the instruction's bytes.
+    pub fn unchanged(case: &Case) -> Outcome {
+        Outcome {
+            vector: if case.end == End::SingleStep { 1 } else { 6 },
+            error_code: 0,
+            cr2: 0,
+            gpr: case.gpr,
+            rip: case.rip().wrapping_add(case.bytes.len() as u64),
+            rflags: case.rflags | 1 << 9 | u64::from(case.end == End::SingleStep) << 8,
+            selectors: case.selectors,
+            fs_base: case.fs_base,
+            gs_base: case.gs_base,
+            xsave: case.xsave.clone(),
+            memory: Vec::new(),
+        }
+    }
 }

@@ -6,8 +6,13 @@
 //! VM behind `kvm-ioctl-layer`'s public API. Each gives an [`Outcome`]. The oracle shares no code with the emulator.
 
 pub mod case;
+pub mod compare;
 pub mod engine;
+pub mod exempt;
+pub mod image;
 pub mod layout;
+pub mod operand;
 pub mod oracle;
+pub mod undefined;
 
 pub use case::{Bits, Case, End, Outcome};
