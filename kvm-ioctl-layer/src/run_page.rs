@@ -8,15 +8,69 @@
 //! Not here: what the fields mean (`soft::vcpu`, `kvm_api::backend`).
 #![allow(unsafe_code)]
 
-use kvm_api::backend::{PIO_PAGE_OFFSET, RUN_MMAP_SIZE, RunPage};
+use kvm_api::backend::{COALESCED_PAGE_OFFSET, PIO_PAGE_OFFSET, RUN_MMAP_SIZE, RunPage};
 use kvm_api::errno::{Errno, Result};
 use kvm_api::uapi::*;
 use kvm_ioctls::{HypercallExit, MsrExitReason, ReadMsrExit, VcpuExit, WriteMsrExit};
 use memmap2::MmapRaw;
 use std::fs::File;
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 
-/// The mapping of one vCPU: a memfd of three pages, so that a caller can map it too.
+/// A memfd of `size` zeroed bytes, which keeps its size: no mapping of it can lose its memory.
+fn sealed_memfd(name: &core::ffi::CStr, size: usize) -> Result<File> {
+    // SAFETY: the name is a C string; the call has no other pointer.
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    // SAFETY: the descriptor is new and nobody else's.
+    let file = unsafe { File::from_raw_fd(fd) };
+    file.set_len(size as u64)?;
+    // SAFETY: the fd is ours; F_ADD_SEALS takes an integer. Its size can then never shrink under the mapping.
+    unsafe {
+        libc::fcntl(fd, libc::F_ADD_SEALS, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL)
+    };
+    Ok(file)
+}
+
+/// Bytes of the coalesced-MMIO ring.
+pub const RING_SIZE: usize = RUN_MMAP_SIZE - COALESCED_PAGE_OFFSET;
+
+/// The coalesced-MMIO ring of a VM: one page, which each of its vCPUs shows behind its own two.
+#[derive(Debug)]
+pub struct RingMapping {
+    map: MmapRaw,
+    file: File,
+}
+
+impl RingMapping {
+    /// A zeroed page: an empty ring.
+    pub fn new() -> Result<RingMapping> {
+        let file = sealed_memfd(c"softkvm-coalesced", RING_SIZE)?;
+        Ok(RingMapping { map: MmapRaw::map_raw(&file)?, file })
+    }
+
+    /// The memfd behind it: who maps a vCPU's pages by a descriptor needs it for the third.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+impl RunPage for RingMapping {
+    fn load(&self, offset: usize, to: &mut [u8]) {
+        load(self.map.as_mut_ptr(), RING_SIZE, offset, to);
+    }
+
+    fn store(&self, offset: usize, from: &[u8]) {
+        store(self.map.as_mut_ptr(), RING_SIZE, offset, from);
+    }
+
+    fn size(&self) -> usize {
+        RING_SIZE
+    }
+}
+
+/// The mapping of one vCPU: two pages of a memfd, so that a caller can map them too, and its VM's ring.
 #[derive(Debug)]
 pub struct RunMapping {
     map: MmapRaw,
@@ -24,27 +78,30 @@ pub struct RunMapping {
 }
 
 impl RunMapping {
-    /// Three zeroed pages.
-    pub fn new() -> Result<RunMapping> {
-        // SAFETY: the name is a C string; the call has no other pointer.
-        let fd = unsafe {
-            libc::memfd_create(c"softkvm-vcpu".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING)
+    /// Two zeroed pages and the ring.
+    pub fn new(ring: &RingMapping) -> Result<RunMapping> {
+        let file = sealed_memfd(c"softkvm-vcpu", RUN_MMAP_SIZE)?;
+        let map = MmapRaw::map_raw(&file)?;
+        // SAFETY: the third page of a mapping that was made a line above and that nobody has seen yet is replaced by the
+        // ring's; it keeps its length, and unmapping the whole takes it along.
+        let at = unsafe {
+            let third = map.as_mut_ptr().add(COALESCED_PAGE_OFFSET);
+            libc::mmap(
+                third.cast(),
+                RING_SIZE,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_FIXED,
+                ring.file.as_raw_fd(),
+                0,
+            )
         };
-        if fd < 0 {
+        if at == libc::MAP_FAILED {
             return Err(std::io::Error::last_os_error().into());
         }
-        // SAFETY: the descriptor is new and nobody else's.
-        let file = unsafe { File::from_raw_fd(fd) };
-        file.set_len(RUN_MMAP_SIZE as u64)?;
-        // SAFETY: the fd is ours; F_ADD_SEALS takes an integer. Its size can then never shrink under the mapping.
-        unsafe {
-            libc::fcntl(fd, libc::F_ADD_SEALS, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL)
-        };
-        let map = MmapRaw::map_raw(&file)?;
         Ok(RunMapping { map, file })
     }
 
-    /// The memfd behind the mapping.
+    /// The memfd behind the first two pages; its third is not the ring.
     pub fn file(&self) -> &File {
         &self.file
     }
@@ -166,25 +223,33 @@ pub(crate) fn xsave_region(x: &mut Xsave) -> &mut [u32; 1024] {
     unsafe { &mut x.as_mut_fam_struct().xsave.region }
 }
 
+/// Reads shared memory byte by byte; bytes beyond `size` are zero. `base` is the start of a live mapping of `size` bytes.
+fn load(base: *mut u8, size: usize, offset: usize, to: &mut [u8]) {
+    for (k, b) in to.iter_mut().enumerate() {
+        let at = offset.wrapping_add(k);
+        // SAFETY: `at` is inside the mapping, which the callers' `self` keeps.
+        *b = if at < size { unsafe { base.add(at).read_volatile() } } else { 0 };
+    }
+}
+
+/// Writes shared memory byte by byte, in order; bytes beyond `size` are dropped. `base` as for [`load`].
+fn store(base: *mut u8, size: usize, offset: usize, from: &[u8]) {
+    for (k, b) in from.iter().enumerate() {
+        let at = offset.wrapping_add(k);
+        if at < size {
+            // SAFETY: `at` is inside the mapping, which the callers' `self` keeps and which is writable.
+            unsafe { base.add(at).write_volatile(*b) };
+        }
+    }
+}
+
 impl RunPage for RunMapping {
     fn load(&self, offset: usize, to: &mut [u8]) {
-        let base = self.map.as_mut_ptr();
-        for (k, b) in to.iter_mut().enumerate() {
-            let at = offset.wrapping_add(k);
-            // SAFETY: `at` is inside the mapping, which lives as long as `self`.
-            *b = if at < RUN_MMAP_SIZE { unsafe { base.add(at).read_volatile() } } else { 0 };
-        }
+        load(self.map.as_mut_ptr(), RUN_MMAP_SIZE, offset, to);
     }
 
     fn store(&self, offset: usize, from: &[u8]) {
-        let base = self.map.as_mut_ptr();
-        for (k, b) in from.iter().enumerate() {
-            let at = offset.wrapping_add(k);
-            if at < RUN_MMAP_SIZE {
-                // SAFETY: `at` is inside the mapping, which lives as long as `self` and is writable.
-                unsafe { base.add(at).write_volatile(*b) };
-            }
-        }
+        store(self.map.as_mut_ptr(), RUN_MMAP_SIZE, offset, from);
     }
 
     fn size(&self) -> usize {
@@ -198,7 +263,7 @@ mod tests {
 
     #[test]
     fn fields_and_bounds() {
-        let m = RunMapping::new().unwrap();
+        let m = RunMapping::new(&RingMapping::new().unwrap()).unwrap();
         assert_eq!(m.address() as usize % 4096, 0);
         let page: &dyn RunPage = &m;
         page.set_cr8(0x1122_3344_5566_7788);
@@ -216,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_caller_that_lies_about_the_data_gets_no_slice() {
-        let m = RunMapping::new().unwrap();
+        let m = RunMapping::new(&RingMapping::new().unwrap()).unwrap();
         let page: &dyn RunPage = &m;
         page.set_exit_reason(KVM_EXIT_IO);
         page.store(32, &[0, 4, 0, 0]);

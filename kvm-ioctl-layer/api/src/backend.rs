@@ -173,6 +173,8 @@ pub trait Vm: Send + Sync + Inspect {
     fn irqfd(&self, args: &kvm_irqfd) -> Result;
     /// KVM_IOEVENTFD.
     fn ioeventfd(&self, args: &kvm_ioeventfd) -> Result;
+    /// Where coalesced writes go: the front end's page, a `struct kvm_coalesced_mmio_ring`. Given once, with the VM.
+    fn set_coalesced_ring(&self, ring: Arc<dyn RunPage>);
     /// KVM_(UN)REGISTER_COALESCED_MMIO.
     fn coalesced_mmio(&self, zone: &kvm_coalesced_mmio_zone, register: bool) -> Result;
     /// KVM_X86_SET_MSR_FILTER: flags (KVM_MSR_FILTER_DEFAULT_DENY) and ranges; no ranges allow everything.

@@ -149,6 +149,6 @@ impl Kvm {
 
     /// KVM_CREATE_VM (4.2) with a VM type (KVM_CAP_VM_TYPES).
     pub fn create_vm_with_type(&self, vm_type: u64) -> Result<VmFd> {
-        Ok(VmFd::new(self.hypervisor.create_vm(vm_type).map_err(error)?))
+        VmFd::new(self.hypervisor.create_vm(vm_type).map_err(error)?)
     }
 }

@@ -1,6 +1,6 @@
 //! [`VcpuFd`]: a virtual processor.
 
-use crate::run_page::RunMapping;
+use crate::run_page::{RingMapping, RunMapping};
 use crate::{Result, error};
 use kvm_api::backend::{Inspect, Kick, RunPage, Vcpu, Vm};
 use kvm_api::errno::Errno;
@@ -119,8 +119,8 @@ forward! {
 }
 
 impl VcpuFd {
-    pub(crate) fn new(vm: Arc<dyn Vm>, vcpu: Box<dyn Vcpu>) -> Result<VcpuFd> {
-        let page = Arc::new(RunMapping::new().map_err(error)?);
+    pub(crate) fn new(vm: Arc<dyn Vm>, vcpu: Box<dyn Vcpu>, ring: &RingMapping) -> Result<VcpuFd> {
+        let page = Arc::new(RunMapping::new(ring).map_err(error)?);
         let kick = KickHandle(vcpu.kicker());
         Ok(VcpuFd {
             vcpu: Mutex::new(vcpu),

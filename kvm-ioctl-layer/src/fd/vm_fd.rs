@@ -1,6 +1,7 @@
 //! [`VmFd`]: a virtual machine.
 
 use super::vcpu_fd::VcpuFd;
+use crate::run_page::RingMapping;
 use crate::{Result, error};
 use kvm_api::backend::{MsrRange, RUN_MMAP_SIZE, Vm};
 use kvm_api::errno::Errno;
@@ -14,6 +15,7 @@ use vmm_sys_util::eventfd::EventFd;
 #[derive(Clone)]
 pub struct VmFd {
     vm: Arc<dyn Vm>,
+    ring: Arc<RingMapping>,
 }
 
 impl core::fmt::Debug for VmFd {
@@ -23,8 +25,15 @@ impl core::fmt::Debug for VmFd {
 }
 
 impl VmFd {
-    pub(crate) fn new(vm: Arc<dyn Vm>) -> VmFd {
-        VmFd { vm }
+    pub(crate) fn new(vm: Arc<dyn Vm>) -> Result<VmFd> {
+        let ring = Arc::new(RingMapping::new().map_err(error)?);
+        vm.set_coalesced_ring(ring.clone());
+        Ok(VmFd { vm, ring })
+    }
+
+    /// The page of the coalesced-MMIO ring, which every vCPU's mapping has behind its own two.
+    pub fn coalesced_ring(&self) -> &RingMapping {
+        &self.ring
     }
 
     /// The backend's VM.
@@ -229,7 +238,7 @@ impl VmFd {
     /// KVM_CREATE_VCPU (4.6).
     pub fn create_vcpu(&self, id: u64) -> Result<VcpuFd> {
         let vcpu = self.vm.create_vcpu(id).map_err(error)?;
-        VcpuFd::new(self.vm.clone(), vcpu)
+        VcpuFd::new(self.vm.clone(), vcpu, &self.ring)
     }
 
     /// KVM_ENABLE_CAP on the VM.

@@ -1,13 +1,17 @@
-//! Devices that the VM has inside at the caller's wish: ioeventfds and coalesced zones.
+//! Devices that the VM has inside at the caller's wish: ioeventfds, and before an exit the coalesced zones
+//! (`soft::coalesced`).
 //!
 //! The processor asks here after its own devices and before an exit. Not here: irqfds, which come from outside
 //! (`soft::irqfd`).
 
+use super::coalesced::Zones;
 use crate::user_mem::{eventfd, eventfd_id};
 use emu_core::vm::Bus;
+use kvm_api::backend::RunPage;
 use kvm_api::errno::{Errno, Result};
 use kvm_api::uapi::*;
 use parking_lot::RwLock;
+use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;
 
 /// One ioeventfd.
@@ -49,6 +53,7 @@ impl IoEvent {
 #[derive(Default)]
 pub struct SoftBus {
     events: RwLock<Vec<IoEvent>>,
+    zones: Zones,
 }
 
 impl SoftBus {
@@ -94,11 +99,25 @@ impl SoftBus {
     }
 
     fn write(&self, pio: bool, addr: u64, data: &[u8]) -> bool {
-        let events = self.events.read();
-        let Some(e) = events.iter().find(|e| e.matches(pio, addr, data)) else { return false };
-        // A counter at its maximum is signalled already.
-        let _ = e.fd.write(1);
-        true
+        {
+            let events = self.events.read();
+            if let Some(e) = events.iter().find(|e| e.matches(pio, addr, data)) {
+                // A counter at its maximum is signalled already.
+                let _ = e.fd.write(1);
+                return true;
+            }
+        }
+        self.zones.write(pio, addr, data)
+    }
+
+    /// Where coalesced writes go.
+    pub fn set_ring(&self, ring: Arc<dyn RunPage>) {
+        self.zones.set_ring(ring);
+    }
+
+    /// KVM_(UN)REGISTER_COALESCED_MMIO.
+    pub fn coalesced(&self, zone: &kvm_coalesced_mmio_zone, register: bool) -> Result {
+        if register { self.zones.register(zone) } else { self.zones.unregister(zone) }
     }
 }
 

@@ -3,6 +3,7 @@
 //! The only place where a `kvm_*` structure meets the software processor. Files bear the names of `vmx-backend`'s.
 
 pub mod bus;
+mod coalesced;
 pub mod convert;
 pub mod irqfd;
 pub mod memory;

@@ -10,7 +10,7 @@ use crate::caps;
 use emu_core::Host;
 use emu_core::irqchip::SourceId;
 use emu_core::irqchip::routing::{MAX_IRQ_ROUTES, Msi, Routing};
-use kvm_api::backend::{Inspect, MsrRange, Vcpu, Vm};
+use kvm_api::backend::{Inspect, MsrRange, RunPage, Vcpu, Vm};
 use kvm_api::errno::{Errno, Result};
 use kvm_api::uapi::*;
 use parking_lot::Mutex;
@@ -338,9 +338,12 @@ impl Vm for SoftVm {
         self.bus.ioeventfd(args)
     }
 
-    fn coalesced_mmio(&self, _: &kvm_coalesced_mmio_zone, _: bool) -> Result {
-        // KVM_CAP_COALESCED_MMIO is 0 so far.
-        Err(Errno::ENOTTY)
+    fn set_coalesced_ring(&self, ring: Arc<dyn RunPage>) {
+        self.bus.set_ring(ring);
+    }
+
+    fn coalesced_mmio(&self, zone: &kvm_coalesced_mmio_zone, register: bool) -> Result {
+        self.bus.coalesced(zone, register)
     }
 
     fn set_msr_filter(&self, flags: u32, ranges: Vec<MsrRange>) -> Result {
