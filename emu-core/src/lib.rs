@@ -23,6 +23,7 @@ pub mod event;
 pub mod exit;
 pub mod host;
 pub mod host_cpu;
+pub mod host_rules;
 pub mod hypercall;
 pub mod inject;
 pub mod interp;

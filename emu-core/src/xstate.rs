@@ -85,6 +85,11 @@ pub fn host_has_avx512bw() -> bool {
 pub struct XsaveImage {
     /// Legacy region, header, extended components.
     pub bytes: [u8; IMAGE_SIZE],
+    /// The selectors of the last x87 instruction and its operand, which the 64-bit format has no place for. Loading
+    /// that format sets them to 0.
+    pub fcs: u16,
+    /// See `fcs`.
+    pub fds: u16,
 }
 
 impl core::fmt::Debug for XsaveImage {
@@ -142,7 +147,7 @@ impl XsaveImage {
     /// The state after reset (SDM vol. 3A, table 9-1): FCW 40H is power-up's; KVM and INIT-less
     /// resets use FNINIT's 37FH, and so do we.
     pub fn reset() -> XsaveImage {
-        let mut x = XsaveImage { bytes: [0; IMAGE_SIZE] };
+        let mut x = XsaveImage { bytes: [0; IMAGE_SIZE], fcs: 0, fds: 0 };
         x.set_fcw(xsave::FCW_INIT);
         x.set_mxcsr(xsave::MXCSR_INIT);
         x.set(xsave::MXCSR_MASK, host_cpu::mxcsr_mask());

@@ -1,10 +1,11 @@
 //! x87 control instructions and the environment in memory: FNINIT, FNCLEX, FLDCW, FNSTCW, FNSTSW, FNSTENV,
 //! FLDENV, FNSAVE, FRSTOR, WAIT. Arithmetic runs on the host: [`crate::native`]. FXSAVE is in [`super::xsave`].
 //!
-//! FCS and FDS are always 0 (CPUID.7.EBX\[13\], as on current processors); see `docs/deviations.md`.
+//! FCS and FDS are kept where the host keeps them ([`crate::host_rules`]).
 
 use super::Handler;
 use crate::exit::{Result, Stop};
+use crate::host_rules::host_rules;
 use crate::vcpu::Vcpu;
 use crate::xstate::XsaveImage;
 use decoder::Insn;
@@ -65,6 +66,7 @@ impl XsaveImage {
         self.set_fop(0);
         self.set_fip(0);
         self.set_fdp(0);
+        (self.fcs, self.fds) = (0, 0);
         self.set_xstate_bv(self.xstate_bv() | 1);
     }
 
@@ -153,35 +155,37 @@ fn fnstsw_ax(c: &mut Vcpu, _: &Insn) -> Result {
     Ok(())
 }
 
-/// The environment in the format of the operand size and mode (SDM vol. 1, figures 8-9 to 8-12).
+/// The environment in the format of the operand size and mode (SDM vol. 1, figures 8-9 to 8-12). In the formats of
+/// real and virtual-8086 mode the pointers are linear addresses.
 fn environment(c: &Vcpu, size: usize) -> [u8; 28] {
     let x = &c.xsave;
-    let real = !c.protected();
     let (fip, fdp, fop) = (x.fip() as u32, x.fdp() as u32, x.fop() & 0x7ff);
+    let real = (!c.protected()).then(|| {
+        let linear = |selector: u16, offset: u32| ((selector as u32) << 4).wrapping_add(offset);
+        (linear(x.fcs, fip), linear(x.fds, fdp))
+    });
     let head = [x.fcw(), x.fsw(), x.full_tags()];
     let mut out = [0; 28];
     if size == 14 {
-        let tail = if real {
-            let ip_high = (fip >> 16 & 0xf) as u16;
-            let dp_high = (fdp >> 16 & 0xf) as u16;
-            [fip as u16, ip_high << 12 | fop, fdp as u16, dp_high << 12]
-        } else {
-            [fip as u16, 0, fdp as u16, 0]
+        let tail = match real {
+            Some((ip, dp)) => {
+                let high = |v: u32| (v >> 16 << 12) as u16;
+                [ip as u16, high(ip) | fop, dp as u16, high(dp)]
+            }
+            None => [fip as u16, x.fcs, fdp as u16, x.fds],
         };
         for (n, w) in head.iter().chain(tail.iter()).enumerate() {
             out[2 * n..2 * n + 2].copy_from_slice(&w.to_le_bytes());
         }
     } else {
-        let tail = if real {
-            let fop = fop as u32;
-            [
-                0xffff_0000 | fip & 0xffff,
-                (fip >> 16) << 12 | fop,
-                0xffff_0000 | fdp & 0xffff,
-                (fdp >> 16) << 12,
-            ]
-        } else {
-            [fip, (fop as u32) << 16, fdp, 0xffff_0000]
+        let tail = match real {
+            Some((ip, dp)) => [
+                0xffff_0000 | ip & 0xffff,
+                ip >> 16 << 12 | fop as u32,
+                0xffff_0000 | dp & 0xffff,
+                dp >> 16 << 12,
+            ],
+            None => [fip, (fop as u32) << 16 | x.fcs as u32, fdp, 0xffff_0000 | x.fds as u32],
         };
         let head = head.map(|w| 0xffff_0000 | w as u32);
         for (n, w) in head.iter().chain(tail.iter()).enumerate() {
@@ -200,15 +204,12 @@ fn set_environment(c: &mut Vcpu, b: &[u8], size: usize) {
             u32::from_le_bytes([b[4 * n], b[4 * n + 1], b[4 * n + 2], b[4 * n + 3]])
         }
     };
-    let (fip, fop, fdp) = match (size, real) {
-        (14, true) => (word(3) | (word(4) >> 12) << 16, word(4) & 0x7ff, word(5) | (word(6) >> 12) << 16),
-        (14, false) => (word(3), 0, word(5)),
-        (_, true) => (
-            word(3) & 0xffff | (word(4) >> 12) << 16,
-            word(4) & 0x7ff,
-            word(5) & 0xffff | (word(6) >> 12) << 16,
-        ),
-        (_, false) => (word(3), word(4) >> 16 & 0x7ff, word(5)),
+    // FIP, FOP, FDP, FCS, FDS. The 16-bit format of protected mode has no opcode.
+    let linear = |low: usize| word(low) & 0xffff | word(low + 1) >> 12 << 16;
+    let (fip, fop, fdp, fcs, fds) = match (size, real) {
+        (_, true) => (linear(3), word(4) & 0x7ff, linear(5), 0, 0),
+        (14, false) => (word(3), 0, word(5), word(4), word(6)),
+        (_, false) => (word(3), word(4) >> 16 & 0x7ff, word(5), word(4), word(6)),
     };
     let x = &mut c.xsave;
     x.set_fcw(control_word(word(0) as u16));
@@ -217,6 +218,7 @@ fn set_environment(c: &mut Vcpu, b: &[u8], size: usize) {
     x.set_fip(fip as u64);
     x.set_fop(fop as u16);
     x.set_fdp(fdp as u64);
+    (x.fcs, x.fds) = if host_rules().no_x87_selectors { (0, 0) } else { (fcs as u16, fds as u16) };
     x.update_summary();
     x.set_xstate_bv(x.xstate_bv() | 1);
 }

@@ -7,6 +7,7 @@
 use super::Handler;
 use crate::exit::Result;
 use crate::host_cpu;
+use crate::host_rules::host_rules;
 use crate::vcpu::Vcpu;
 use crate::xstate::{self, IMAGE_SIZE};
 use decoder::Insn;
@@ -48,15 +49,20 @@ pub(crate) fn select(i: &Insn) -> Option<Handler> {
 
 // ---- the legacy region -----------------------------------------------------------------------
 
-/// The x87 part of the legacy region, in the 64-bit format or the one with 32-bit pointers and (zero) selectors.
+/// The x87 part of the legacy region, in the 64-bit format or the one with 32-bit pointers and selectors.
 fn put_x87(c: &Vcpu, area: &mut [u8], wide: bool) {
     let from = &c.xsave.bytes;
-    area[..24].copy_from_slice(&from[..24]);
+    area[..xsave::MXCSR].copy_from_slice(&from[..xsave::MXCSR]);
     // The byte behind FTW is reserved.
     area[5] = 0;
     if !wide {
-        area[xsave::FIP + 4..xsave::FIP + 8].fill(0);
-        area[xsave::FDP + 4..xsave::FDP + 8].fill(0);
+        for (at, selector) in [(xsave::FIP, c.xsave.fcs), (xsave::FDP, c.xsave.fds)] {
+            area[at + 4..at + 6].copy_from_slice(&selector.to_le_bytes());
+            area[at + 6..at + 8].fill(0);
+        }
+    }
+    if host_rules().saves_pointers_with_error_only && c.xsave.fsw() & 0x80 == 0 {
+        area[xsave::FOP..xsave::MXCSR].fill(0);
     }
     for n in 0..8 {
         let at = xsave::ST0 + 16 * n;
@@ -66,19 +72,26 @@ fn put_x87(c: &Vcpu, area: &mut [u8], wide: bool) {
 }
 
 fn take_x87(c: &mut Vcpu, area: &[u8], wide: bool) {
-    let to = &mut c.xsave.bytes;
-    to[..24].copy_from_slice(&area[..24]);
-    to[5] = 0;
-    if !wide {
-        to[xsave::FIP + 4..xsave::FIP + 8].fill(0);
-        to[xsave::FDP + 4..xsave::FDP + 8].fill(0);
+    let x = &mut c.xsave;
+    x.bytes[..xsave::MXCSR].copy_from_slice(&area[..xsave::MXCSR]);
+    x.bytes[5] = 0;
+    let rules = host_rules();
+    (x.fcs, x.fds) = (0, 0);
+    if wide {
+        x.set_fip(rules.x87_pointer(x.fip()));
+        x.set_fdp(rules.x87_pointer(x.fdp()));
+    } else {
+        if !rules.no_x87_selectors {
+            (x.fcs, x.fds) = (x.get(xsave::FIP + 4), x.get(xsave::FDP + 4));
+        }
+        x.set_fip(x.fip() & 0xffff_ffff);
+        x.set_fdp(x.fdp() & 0xffff_ffff);
     }
     for n in 0..8 {
         let at = xsave::ST0 + 16 * n;
-        to[at..at + 10].copy_from_slice(&area[at..at + 10]);
-        to[at + 10..at + 16].fill(0);
+        x.bytes[at..at + 10].copy_from_slice(&area[at..at + 10]);
+        x.bytes[at + 10..at + 16].fill(0);
     }
-    let x = &mut c.xsave;
     x.set_fcw(x.fcw() & 0x1f3f | 0x40);
     x.set_fop(x.fop() & 0x7ff);
     x.update_summary();

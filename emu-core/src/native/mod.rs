@@ -22,6 +22,7 @@ mod fpe;
 mod stub;
 
 use crate::exit::{Result, Stop};
+use crate::host_rules::host_rules;
 use crate::interp::Handler;
 use crate::vcpu::Vcpu;
 use crate::{host_cpu, xstate};
@@ -33,7 +34,7 @@ use softmmu::host_mem;
 use std::collections::HashMap;
 use stub::{FAULT, Failed, Masked, Stub};
 use x86_arch::control::{Cr0, Cr4};
-use x86_arch::{Exception, Rflags, Vector, xsave};
+use x86_arch::{Exception, Rflags, Seg, Vector, xsave};
 
 /// Entries of the direct-mapped cache in front of the map of stubs.
 const FRONT: usize = 1024;
@@ -456,6 +457,8 @@ fn simd_exception(c: &mut Vcpu) -> Result {
     if c.cr4.contains(Cr4::OSXMMEXCPT) { Err(Stop::Exception(Exception::new(Vector::Xm))) } else { c.ud() }
 }
 
+/// FSW: error summary.
+const ES: u16 = 0x80;
 /// FSW: exceptions that an unmasked occurrence of keeps a store from memory: IE, DE, OE, UE.
 const NO_STORE: u16 = 0x1b;
 
@@ -494,7 +497,8 @@ fn fx<const UNIT: u8>(c: &mut Vcpu, i: &Insn) -> Result {
     commit_fx(c, UNIT == MMX);
     if UNIT == X87 {
         let ea = if s.size != 0 { Some(c.ea(i)) } else { None };
-        c.set_x87_pointers(i, ea);
+        let raised = fsw & ES != 0;
+        c.set_x87_pointers(i, ea, raised);
     }
     if s.flags {
         c.set_status(out & Rflags::STATUS.bits());
@@ -518,12 +522,23 @@ fn commit_fx(c: &mut Vcpu, vectors: bool) {
 }
 
 impl Vcpu {
-    /// FIP, FDP and FOP after an x87 instruction that is not a control instruction (SDM vol. 1, 8.1.8).
-    pub(crate) fn set_x87_pointers(&mut self, i: &Insn, ea: Option<u64>) {
+    /// FIP, FDP and FOP after an x87 instruction that is not a control instruction (SDM vol. 1, 8.1.8): whatever the
+    /// exceptions, but FDP only with one where the host has it so.
+    #[inline]
+    pub(crate) fn set_x87_pointers(&mut self, i: &Insn, ea: Option<u64>, raised: bool) {
+        let rules = host_rules();
         let start = self.rip().wrapping_sub(i.len as u64) & self.hot.rip_mask;
         self.xsave.set_fip(start);
-        if let Some(ea) = ea {
+        if !rules.no_x87_selectors {
+            self.xsave.fcs = self.seg[Seg::Cs as usize].selector.0;
+        }
+        if let Some(ea) = ea
+            && (raised || !rules.data_pointer_on_exception_only)
+        {
             self.xsave.set_fdp(ea);
+            if !rules.no_x87_selectors {
+                self.xsave.fds = self.seg[(i.mem.seg & 7) as usize].selector.0;
+            }
         }
         let bytes = i.bytes();
         if let Some(n) = bytes.iter().position(|b| b & 0xf8 == 0xd8)
@@ -536,6 +551,8 @@ impl Vcpu {
 
 #[cfg(test)]
 mod oracle;
+#[cfg(test)]
+mod pointer_tests;
 #[cfg(test)]
 mod software_tests;
 #[cfg(test)]

@@ -13,22 +13,22 @@ const GP: Stop = Stop::Exception(Exception::GP0);
 
 /// A state area of the test, where the oracle's copy lies.
 #[repr(C, align(64))]
-struct Area([u8; 4096]);
+pub(super) struct Area(pub(super) [u8; 4096]);
 
-struct Pair {
-    rig: Rig,
-    s: Box<State>,
-    m: Box<Area>,
-    r: Random,
+pub(super) struct Pair {
+    pub(super) rig: Rig,
+    pub(super) s: Box<State>,
+    pub(super) m: Box<Area>,
+    pub(super) r: Random,
 }
 
 impl Pair {
-    fn new(mode: Mode, seed: u64) -> Pair {
+    pub(super) fn new(mode: Mode, seed: u64) -> Pair {
         Pair { rig: Rig::new(mode), s: State::new(), m: Box::new(Area([0; 4096])), r: Random(seed) }
     }
 
     /// Random registers of all components, on both sides; RBX points to the area.
-    fn randomize(&mut self) {
+    pub(super) fn randomize(&mut self) {
         let (s, r) = (&mut self.s, &mut self.r);
         s.xsave.fill(0);
         let l = xstate::layout();
@@ -77,19 +77,19 @@ impl Pair {
         self.rig.write(DATA, &m);
     }
 
-    fn both(&mut self, bytes: &[u8]) {
+    pub(super) fn both(&mut self, bytes: &[u8]) {
         self.rig.step(bytes).unwrap_or_else(|e| panic!("{bytes:02x?}: {e:?}"));
         oracle::execute(bytes, &mut self.s);
     }
 
-    fn area(&self) -> [u8; 4096] {
+    pub(super) fn area(&self) -> [u8; 4096] {
         let mut b = [0; 4096];
         self.rig.read(DATA, &mut b);
         b
     }
 
     /// All of the state but the x87 pointers, which AMD's processors forget.
-    fn same_state(&mut self, what: &str) {
+    pub(super) fn same_state(&mut self, what: &str) {
         let v = &self.rig.cpu().xsave.bytes;
         let s = &self.s.xsave;
         assert_eq!(v[..5], s[..5], "{what}: FCW, FSW, FTW");
@@ -110,7 +110,7 @@ impl Pair {
     }
 }
 
-fn code(f: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>) -> Vec<u8> {
+pub(super) fn code(f: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>) -> Vec<u8> {
     assemble(64, f)
 }
 

@@ -317,7 +317,8 @@ pub fn sregs2_of(s: &kvm_sregs) -> kvm_sregs2 {
 
 /// KVM_GET_FPU.
 pub fn fpu(x: &XsaveImage) -> kvm_fpu {
-    let XsaveImage { bytes } = x;
+    // The selectors have no place here: their pointers are 64 bits wide.
+    let XsaveImage { bytes, fcs: _, fds: _ } = x;
     let mut fpr = [[0; 16]; 8];
     for (n, r) in fpr.iter_mut().enumerate() {
         r.copy_from_slice(&bytes[xsave::ST0 + 16 * n..][..16]);
@@ -356,6 +357,7 @@ pub fn set_fpu(x: &mut XsaveImage, k: &kvm_fpu) {
     x.set_fop(*last_opcode);
     x.set_fip(*last_ip);
     x.set_fdp(*last_dp);
+    (x.fcs, x.fds) = (0, 0);
     x.set_mxcsr(*mxcsr & emu_core::host_cpu::mxcsr_mask());
     x.set_xstate_bv(x.xstate_bv() | 3);
 }
