@@ -68,7 +68,9 @@ fn each_instruction_that_is_not_a_control_instruction_sets_them() {
         let want = match want {
             None => old,
             Some((fop, false)) => (rip, *fop, old.2, code_sel, old.4),
-            Some((fop, true)) if host_rules().data_pointer_on_exception_only => (rip, *fop, old.2, code_sel, old.4),
+            Some((fop, true)) if host_rules().data_pointer_on_exception_only => {
+                (rip, *fop, old.2, code_sel, old.4)
+            }
             Some((fop, true)) => (rip, *fop, DATA, code_sel, data_sel),
         };
         assert_eq!(pointers(&mut rig), want, "{bytes:02x?}");
