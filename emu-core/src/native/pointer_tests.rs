@@ -4,7 +4,7 @@
 
 use super::software_tests::{Pair, code};
 use crate::host_rules::host_rules;
-use crate::rig::{CODE, DATA, Mode, Rig, assemble};
+use crate::rig::{DATA, Mode, Rig, assemble};
 use iced_x86::code_asm::*;
 use x86_arch::{Gpr, Seg, Selector, xsave};
 
@@ -40,7 +40,8 @@ fn each_instruction_that_is_not_a_control_instruction_sets_them() {
     let old = (0x1111, 0x222, 0x3333, selector(0x1234), selector(0x5678));
     let (code_sel, data_sel) = (selector(8), selector(0x2b));
     // Bytes, and whether the instruction, its opcode and its operand are noted.
-    let rows: &[(&[u8], Option<(u16, bool)>)] = &[
+    type Row = (&'static [u8], Option<(u16, bool)>);
+    let rows: &[Row] = &[
         (FLD1, Some((0x1e8, false))),
         (&[0xd9, 0xd0], Some((0x1d0, false))),
         (&[0xd9, 0xf7], Some((0x1f7, false))),
@@ -152,7 +153,6 @@ fn environments_by_mode() {
         let fip = if mode == Mode::Real { (0x8765 + 16 * code_sel) & 0xf_ffff } else { 0x8765 };
         assert_eq!(rig.cpu().xsave.fip(), fip as u64, "{mode:?}");
     }
-    assert!(CODE < DATA);
 }
 
 /// With an exception pending, so that the host's kernel cannot lose the pointers when it switches away.
