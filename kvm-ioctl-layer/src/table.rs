@@ -129,6 +129,24 @@ fn dirty_log(vm: &VmFd, c: &Call<'_>) -> Result<Answer> {
     Ok(Answer::Value(0))
 }
 
+fn clear_dirty_log(vm: &VmFd, c: &Call<'_>) -> Result<Answer> {
+    let args: kvm_clear_dirty_log = c.input()?;
+    let bitmap: u64 = crate::user_mem::member(&args, 16);
+    let (first, pages) = (args.first_page, u64::from(args.num_pages));
+    vm.backend().check_clear_dirty_log(args.slot, first, pages)?;
+    let mut bytes = vec![0; (pages as usize).div_ceil(8)];
+    c.memory.read(bitmap, &mut bytes)?;
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    let mut bits: Vec<u64> = bytes.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
+    if let Some(last) = bits.last_mut()
+        && pages % 64 != 0
+    {
+        *last &= (1 << (pages % 64)) - 1;
+    }
+    vm.backend().clear_dirty_log(args.slot, first, &bits)?;
+    Ok(Answer::Value(0))
+}
+
 fn irq_line(vm: &VmFd, c: &Call<'_>, status: bool) -> Result<Answer> {
     let args: kvm_irq_level = c.input()?;
     let gsi: u32 = crate::user_mem::member(&args, 0);
@@ -280,7 +298,7 @@ pub static TABLE: &[Row] = &[
     row!(KVM_ENABLE_CAP Vm KVM_CAP_ENABLE_CAP_VM, "4.36", set!(Vm enable_cap kvm_enable_cap), ""),
     row!(KVM_CHECK_EXTENSION Vm KVM_CAP_CHECK_EXTENSION_VM, "4.4", Handler::Vm(|o, c| Ok(Answer::Value(o.check_extension_raw(c.arg)))), ""),
     row!(KVM_X86_SET_MSR_FILTER Vm KVM_CAP_X86_MSR_FILTER, "api.rst", Handler::Vm(msr_filter), ""),
-    row!(KVM_CLEAR_DIRTY_LOG Vm KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, "api.rst", Handler::Later, ""),
+    row!(KVM_CLEAR_DIRTY_LOG Vm KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, "api.rst", Handler::Vm(clear_dirty_log), ""),
     row!(KVM_RESET_DIRTY_RINGS Vm KVM_CAP_DIRTY_LOG_RING, "api.rst", Handler::Later, ""),
     row!(KVM_SET_PMU_EVENT_FILTER Vm KVM_CAP_PMU_EVENT_FILTER, "api.rst", NO, "no PMU"),
     row!(KVM_MEMORY_ENCRYPT_OP Vm 0, "api.rst", NO, "no memory encryption"),

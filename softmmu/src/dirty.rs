@@ -40,6 +40,15 @@ impl DirtyBitmap {
         word.is_some_and(|word| word.load(Relaxed) >> (page % 64) & 1 != 0)
     }
 
+    /// Every page counts as written (KVM_DIRTY_LOG_INITIALLY_SET).
+    pub fn fill(&self) {
+        let mut left = self.pages;
+        for word in &self.words {
+            word.store(if left >= 64 { u64::MAX } else { (1 << left) - 1 }, Relaxed);
+            left = left.saturating_sub(64);
+        }
+    }
+
     /// The bits, which are cleared.
     pub fn take(&self) -> Vec<u64> {
         self.words.iter().map(|word| word.swap(0, AcqRel)).collect()
@@ -55,6 +64,22 @@ impl DirtyBitmap {
         let start = usize::try_from(first / 64).unwrap_or(usize::MAX);
         for (word, bits) in self.words.iter().skip(start).zip(mask) {
             word.fetch_and(!bits, AcqRel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_log_has_no_page_beyond_its_end() {
+        for pages in [1, 63, 64, 65, 128] {
+            let log = DirtyBitmap::new(pages);
+            log.fill();
+            let bits = log.snapshot();
+            assert_eq!(bits.iter().map(|w| u64::from(w.count_ones())).sum::<u64>(), pages);
+            assert!(log.is_dirty(pages - 1) && !log.is_dirty(pages));
         }
     }
 }

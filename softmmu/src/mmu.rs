@@ -169,6 +169,18 @@ impl Mmu {
         Ok(slot.dirty.as_ref().ok_or(MemslotError::NoEntry)?.snapshot())
     }
 
+    /// Pages of the slot, if it has a dirty log.
+    pub fn dirty_log_pages(&self, as_id: u16, slot: u32) -> Option<u64> {
+        Some(self.logged_slot(as_id, slot).ok()?.dirty.as_ref()?.pages())
+    }
+
+    /// Every page of the slot counts as written; writes need not be seen until its bits are cleared
+    /// (KVM_DIRTY_LOG_INITIALLY_SET).
+    pub fn fill_dirty_log(&self, _ex: &Exclusive<'_>, as_id: u16, slot: u32) -> Result<(), MemslotError> {
+        self.logged_slot(as_id, slot)?.dirty.as_ref().ok_or(MemslotError::NoEntry)?.fill();
+        Ok(())
+    }
+
     /// Clears the bits of `mask` from page `first` on, a multiple of 64 (KVM_CLEAR_DIRTY_LOG).
     pub fn clear_dirty_log(
         &self,

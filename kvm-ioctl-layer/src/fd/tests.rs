@@ -254,6 +254,50 @@ fn capabilities_and_clock() {
     assert_eq!(errno(vm.enable_cap(&kvm_enable_cap { cap: 9999, ..Default::default() })), libc::EINVAL);
 }
 #[test]
+fn a_dirty_log_that_the_caller_clears() {
+    // mov byte [0x3000], 1; hlt; jmp to the start
+    let mut g = Guest::new(&[0xc6, 0x06, 0x00, 0x30, 0x01, 0xf4, 0xeb, 0xf8]);
+    let cap = |flags| kvm_enable_cap {
+        cap: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+        args: [flags, 0, 0, 0],
+        ..Default::default()
+    };
+    assert_eq!(errno(g.vm.enable_cap(&cap(4))), libc::EINVAL);
+    assert_eq!(errno(g.vm.enable_cap(&cap(2))), libc::EINVAL);
+    g.vm.enable_cap(&cap(3)).unwrap();
+    g.slot(0, 0, RAM as u64, KVM_MEM_LOG_DIRTY_PAGES);
+    let all = (1u64 << (RAM / 4096)) - 1;
+    assert_eq!(g.vm.get_dirty_log(0, RAM).unwrap(), [all]);
+    assert_eq!(g.vm.get_dirty_log(0, RAM).unwrap(), [all]);
+    let clear = |first_page: u64, pages: u32, bits: &[u64]| {
+        let mut args = kvm_clear_dirty_log { slot: 0, num_pages: pages, first_page, ..Default::default() };
+        crate::user_mem::set_member(&mut args, 16, &(bits.as_ptr() as u64));
+        let at = (&raw const args) as u64;
+        crate::dispatch::dispatch(
+            crate::dispatch::Object::Vm(&g.vm),
+            kvm_api::nr::KVM_CLEAR_DIRTY_LOG,
+            at,
+            &crate::user_mem::OwnMemory,
+        )
+        .map(|_| ())
+    };
+    for (first, pages) in [(1, 1), (64, 1), (0, 17), (0, 15), (0, u32::MAX)] {
+        assert_eq!(clear(first, pages, &[0]), Err(kvm_api::Errno::EINVAL), "{first} {pages}");
+    }
+    clear(0, 16, &[all & !(1 << 5)]).unwrap();
+    assert_eq!(g.vm.get_dirty_log(0, RAM).unwrap(), [1 << 5]);
+    for _ in 0..2 {
+        assert!(matches!(g.vcpu.run(), Ok(VcpuExit::Hlt)));
+        assert_eq!(g.vm.get_dirty_log(0, RAM).unwrap(), [1 << 5 | 1 << 3]);
+        let args = [1u64 << 3];
+        let mut c = kvm_clear_dirty_log { slot: 0, num_pages: 16, first_page: 0, ..Default::default() };
+        crate::user_mem::set_member(&mut c, 16, &(args.as_ptr() as u64));
+        g.vm.backend().clear_dirty_log(0, 0, &args).unwrap();
+        assert_eq!(g.vm.get_dirty_log(0, RAM).unwrap(), [1 << 5]);
+    }
+}
+
+#[test]
 fn dirty_log_knows_the_guests_stores() {
     // mov byte [0x3000], 1; hlt
     let mut g = Guest::new(&[0xc6, 0x06, 0x00, 0x30, 0x01, 0xf4]);

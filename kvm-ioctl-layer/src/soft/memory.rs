@@ -21,7 +21,13 @@ fn split(slot: u32) -> (u32, u16) {
 }
 
 /// KVM_SET_USER_MEMORY_REGION(2) (KVM api 4.34 of 2010, 4.35 today). `spaces`: address spaces that this VM has.
-pub fn set_user_memory_region(mmu: &Mmu, r: &kvm_userspace_memory_region2, spaces: u16) -> Result {
+/// `log_full`: a new dirty log begins with every bit set.
+pub fn set_user_memory_region(
+    mmu: &Mmu,
+    r: &kvm_userspace_memory_region2,
+    spaces: u16,
+    log_full: bool,
+) -> Result {
     // guest_memfd is not offered (KVM_CAP_GUEST_MEMFD is 0).
     let flags = MemRegionFlags::from_bits(r.flags).ok_or(Errno::EINVAL)?;
     let (slot, as_id) = split(r.slot);
@@ -36,16 +42,50 @@ pub fn set_user_memory_region(mmu: &Mmu, r: &kvm_userspace_memory_region2, space
         hva: Hva(r.userspace_addr),
         flags,
     };
-    mmu.world().exclusive(None, |ex| mmu.set_memory_region(ex, region)).map_err(errno)
+    mmu.world()
+        .exclusive(None, |ex| {
+            let logged = mmu.dirty_log_pages(as_id, slot).is_some();
+            mmu.set_memory_region(ex, region)?;
+            if log_full && !logged && mmu.dirty_log_pages(as_id, slot).is_some() {
+                mmu.fill_dirty_log(ex, as_id, slot)?;
+            }
+            Ok(())
+        })
+        .map_err(errno)
 }
 
-/// KVM_GET_DIRTY_LOG (4.7): the slot's bitmap, which is cleared.
-pub fn get_dirty_log(mmu: &Mmu, slot: u32, spaces: u16) -> Result<Vec<u64>> {
+/// KVM_GET_DIRTY_LOG (4.7): the slot's bitmap, which is cleared, unless the caller does that by KVM_CLEAR_DIRTY_LOG.
+pub fn get_dirty_log(mmu: &Mmu, slot: u32, spaces: u16, manual: bool) -> Result<Vec<u64>> {
     let (slot, as_id) = split(slot);
     if as_id >= spaces || slot >= 32767 {
         return Err(Errno::EINVAL);
     }
+    if manual {
+        return mmu.peek_dirty_log(as_id, slot).map_err(errno);
+    }
     mmu.world().exclusive(None, |ex| mmu.get_dirty_log(ex, as_id, slot)).map_err(errno)
+}
+
+/// How many pages KVM_CLEAR_DIRTY_LOG speaks of, checked: a part of the slot that begins at a multiple of 64 pages and
+/// ends at one, or at the slot's end.
+pub fn check_clear(mmu: &Mmu, slot: u32, first: u64, pages: u64, spaces: u16) -> Result<()> {
+    let (slot, as_id) = split(slot);
+    if as_id >= spaces || slot >= 32767 || !first.is_multiple_of(64) {
+        return Err(Errno::EINVAL);
+    }
+    let all = mmu.dirty_log_pages(as_id, slot).ok_or(Errno::ENOENT)?;
+    let rest = all.checked_sub(first).ok_or(Errno::EINVAL)?;
+    if pages > rest || (pages < rest && !pages.is_multiple_of(64)) {
+        return Err(Errno::EINVAL);
+    }
+    Ok(())
+}
+
+/// KVM_CLEAR_DIRTY_LOG: the pages of `bits` from `first` on are clean, and writes to them are seen again.
+pub fn clear_dirty_log(mmu: &Mmu, slot: u32, first: u64, bits: &[u64], spaces: u16) -> Result<()> {
+    check_clear(mmu, slot, first, 0, spaces)?;
+    let (slot, as_id) = split(slot);
+    mmu.world().exclusive(None, |ex| mmu.clear_dirty_log(ex, as_id, slot, first, bits)).map_err(errno)
 }
 
 /// The caller's mappings of `[start, start + len)` have changed.

@@ -33,6 +33,8 @@ pub struct VmSettings {
     pub tsc_khz: u32,
     /// What KVM_GET_VCPU_EVENTS shows.
     pub events: convert::EventCaps,
+    /// KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: its flags.
+    pub manual_dirty_log: u32,
     /// KVM_CAP_X2APIC_API: KVM_GET_LAPIC shows 32-bit ids.
     pub x2apic_ids: bool,
 }
@@ -144,6 +146,16 @@ impl Vm for SoftVm {
                 self.core.msr_exits.store(reasons, std::sync::atomic::Ordering::Relaxed);
                 Ok(())
             }
+            KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => {
+                let known = u64::from(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
+                let flags = cap.args[0];
+                // A log that begins full makes sense only if the caller clears it.
+                if flags & !known != 0 || flags == u64::from(KVM_DIRTY_LOG_INITIALLY_SET) {
+                    return Err(Errno::EINVAL);
+                }
+                self.settings.lock().manual_dirty_log = flags as u32;
+                Ok(())
+            }
             KVM_CAP_X86_TRIPLE_FAULT_EVENT => {
                 self.settings.lock().events.triple_fault = cap.args[0] != 0;
                 Ok(())
@@ -170,11 +182,21 @@ impl Vm for SoftVm {
     }
 
     fn set_user_memory_region(&self, region: &kvm_userspace_memory_region2) -> Result {
-        memory::set_user_memory_region(&self.core.mmu, region, Self::ADDRESS_SPACES)
+        let full = self.settings.lock().manual_dirty_log & KVM_DIRTY_LOG_INITIALLY_SET != 0;
+        memory::set_user_memory_region(&self.core.mmu, region, Self::ADDRESS_SPACES, full)
     }
 
     fn get_dirty_log(&self, slot: u32) -> Result<Vec<u64>> {
-        memory::get_dirty_log(&self.core.mmu, slot, Self::ADDRESS_SPACES)
+        let manual = self.settings.lock().manual_dirty_log & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE != 0;
+        memory::get_dirty_log(&self.core.mmu, slot, Self::ADDRESS_SPACES, manual)
+    }
+
+    fn check_clear_dirty_log(&self, slot: u32, first_page: u64, pages: u64) -> Result {
+        memory::check_clear(&self.core.mmu, slot, first_page, pages, Self::ADDRESS_SPACES)
+    }
+
+    fn clear_dirty_log(&self, slot: u32, first_page: u64, bits: &[u64]) -> Result {
+        memory::clear_dirty_log(&self.core.mmu, slot, first_page, bits, Self::ADDRESS_SPACES)
     }
 
     fn invalidate_hva(&self, start: u64, len: u64) {
