@@ -79,7 +79,7 @@ impl CpuidSet {
             .collect();
         let mut allowed = vec![0u64; Code::values().len().div_ceil(64)].into_boxed_slice();
         for code in Code::values() {
-            if code.cpuid_features().iter().all(|f| offered[*f as usize]) {
+            if always(code) || code.cpuid_features().iter().all(|f| offered[*f as usize]) {
                 allowed[code as usize / 64] |= 1 << (code as usize % 64);
             }
         }
@@ -221,6 +221,12 @@ pub enum Gate {
     Never,
 }
 
+/// Instructions that a guest of KVM's has whatever CPUID says of their group: a hypervisor answers its hypercalls
+/// although it offers no nested virtualization (KVM hypercalls.txt).
+fn always(code: Code) -> bool {
+    matches!(code, Code::Vmcall | Code::Vmmcall)
+}
+
 /// What decides about the instructions of `feature`.
 pub fn gate(feature: CpuidFeature) -> Gate {
     use CpuidFeature as F;
@@ -255,7 +261,11 @@ pub fn gate(feature: CpuidFeature) -> Gate {
         F::AVX512DQ => cpuid::AVX512DQ,
         F::AVX512F => cpuid::AVX512F,
         F::AVX512VL => cpuid::AVX512VL,
+        F::AVX_IFMA => cpuid::AVX_IFMA,
+        F::AVX_NE_CONVERT => cpuid::AVX_NE_CONVERT,
         F::AVX_VNNI => cpuid::AVX_VNNI,
+        F::AVX_VNNI_INT8 => cpuid::AVX_VNNI_INT8,
+        F::AVX_VNNI_INT16 => cpuid::AVX_VNNI_INT16,
         F::BMI1 => cpuid::BMI1,
         F::BMI2 => cpuid::BMI2,
         F::CET_IBT => cpuid::CET_IBT,
@@ -266,37 +276,61 @@ pub fn gate(feature: CpuidFeature) -> Gate {
         F::CLWB => cpuid::CLWB,
         F::CLZERO => cpuid::CLZERO,
         F::CMOV => cpuid::CMOV,
+        F::CMPCCXADD => cpuid::CMPCCXADD,
         F::CMPXCHG16B => cpuid::CX16,
         F::CX8 => cpuid::CX8,
         F::ENQCMD => cpuid::ENQCMD,
         F::F16C => cpuid::F16C,
         F::FMA => cpuid::FMA,
         F::FPU | F::FPU287 | F::FPU387 => cpuid::FPU,
+        F::FRED => cpuid::FRED,
         F::FSGSBASE => cpuid::FSGSBASE,
         F::FXSR => cpuid::FXSR,
         F::GFNI => cpuid::GFNI,
         F::HLE => cpuid::HLE,
         F::HLE_or_RTM | F::RTM => cpuid::RTM,
+        F::HRESET => cpuid::HRESET,
+        F::INVLPGB => cpuid::INVLPGB,
         F::INVPCID => cpuid::INVPCID,
-        F::KL | F::AESKLE | F::WIDE_KL => cpuid::KEY_LOCKER,
+        F::KL => cpuid::KEY_LOCKER,
+        F::AESKLE => cpuid::AESKLE,
+        F::WIDE_KL => cpuid::WIDE_KL,
+        F::LKGS => cpuid::LKGS,
         F::LZCNT => cpuid::LZCNT,
+        F::MCOMMIT => cpuid::MCOMMIT,
         F::MMX => cpuid::MMX,
         F::MONITOR => cpuid::MONITOR,
+        F::MONITORX => cpuid::MONITORX,
         F::MOVBE => cpuid::MOVBE,
         F::MOVDIR64B => cpuid::MOVDIR64B,
         F::MOVDIRI => cpuid::MOVDIRI,
         F::MSR => cpuid::MSR,
+        F::MSRLIST => cpuid::MSRLIST,
         F::PCLMULQDQ => cpuid::PCLMULQDQ,
+        F::PCONFIG => cpuid::PCONFIG,
         F::PKU => cpuid::PKU,
         F::POPCNT => cpuid::POPCNT,
+        F::PREFETCHITI => cpuid::PREFETCHITI,
         F::PREFETCHW => cpuid::PREFETCHW,
+        F::PREFETCHWT1 => cpuid::PREFETCHWT1,
+        F::PTWRITE => cpuid::PTWRITE,
+        F::RAO_INT => cpuid::RAO_INT,
         F::RDPID => cpuid::RDPID,
+        F::RDPRU => cpuid::RDPRU,
         F::RDRAND => cpuid::RDRAND,
         F::RDSEED => cpuid::RDSEED,
         F::RDTSCP => cpuid::RDTSCP,
         F::SEP => cpuid::SEP,
         F::SERIALIZE => cpuid::SERIALIZE,
+        F::SEV_ES => cpuid::SEV_ES,
+        F::SEV_SNP => cpuid::SEV_SNP,
+        F::RMPQUERY => cpuid::RMPQUERY,
+        F::SGX1 => cpuid::SGX1,
+        F::OSS => cpuid::OSS,
         F::SHA => cpuid::SHA,
+        F::SHA512 => cpuid::SHA512,
+        F::SM3 => cpuid::SM3,
+        F::SM4 => cpuid::SM4,
         F::SMAP => cpuid::SMAP,
         F::SSE => cpuid::SSE,
         F::SSE2 => cpuid::SSE2,
@@ -306,18 +340,24 @@ pub fn gate(feature: CpuidFeature) -> Gate {
         F::SSE4A => cpuid::SSE4A,
         F::SSSE3 => cpuid::SSSE3,
         F::SVM | F::SKINIT_or_SVM => cpuid::SVM,
+        F::SKINIT => cpuid::SKINIT,
         F::SYSCALL => cpuid::SYSCALL,
         F::TBM => cpuid::TBM,
         F::TSC => cpuid::TSC,
+        F::TSE => cpuid::TSE,
         F::TSXLDTRK => cpuid::TSXLDTRK,
         F::AMX_BF16 => cpuid::AMX_BF16,
+        F::AMX_COMPLEX => cpuid::AMX_COMPLEX,
+        F::AMX_FP16 => cpuid::AMX_FP16,
         F::AMX_INT8 => cpuid::AMX_INT8,
         F::AMX_TILE => cpuid::AMX_TILE,
+        F::UINTR => cpuid::UINTR,
         F::VAES => cpuid::VAES,
         F::VMX | F::INVEPT | F::INVVPID => cpuid::VMX,
         F::VPCLMULQDQ => cpuid::VPCLMULQDQ,
         F::WAITPKG => cpuid::WAITPKG,
         F::WBNOINVD => cpuid::WBNOINVD,
+        F::WRMSRNS => cpuid::WRMSRNS,
         F::XSAVE => cpuid::XSAVE,
         F::XSAVEC => cpuid::XSAVEC,
         F::XSAVEOPT => cpuid::XSAVEOPT,

@@ -192,3 +192,18 @@ fn an_empty_set_is_a_386() {
         assert_eq!(insn.fault().is_none(), has, "{bytes:02x?}");
     }
 }
+
+/// KVM's guests make hypercalls on processors that offer no virtualization; the groups' other instructions are #UD.
+#[test]
+fn hypercalls_need_no_virtualization() {
+    let cpuid = CpuidSet::new(Vendor::Intel, |f| f != cpuid::VMX && f != cpuid::SVM);
+    for mode in [Bits16, Bits32, Bits64] {
+        for (bytes, code) in [([0x0f, 0x01, 0xc1], Code::Vmcall), ([0x0f, 0x01, 0xd9], Code::Vmmcall)] {
+            assert_eq!(decode(&cpuid, mode, Protection::Protected, &bytes).code, code);
+        }
+        for bytes in [[0x0f, 0x01, 0xc2], [0x0f, 0x01, 0xda]] {
+            let fault = decode(&cpuid, mode, Protection::Protected, &bytes).fault();
+            assert_eq!(fault, Some(Vector::Ud), "VMLAUNCH, VMLOAD");
+        }
+    }
+}

@@ -3,6 +3,7 @@
 //! What a guest can be offered is in [`policy`].
 
 pub mod policy;
+mod rows;
 #[cfg(test)]
 mod tests;
 

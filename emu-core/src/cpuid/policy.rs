@@ -2,10 +2,14 @@
 //!
 //! Three classes. *Software* is always offered: the interpreter and softmmu implement it. *Native* is executed
 //! by the host's processor, so it is offered only where the host and its XCR0 have it. *Withheld* is
-//! not offered, for the reason given. A host's bit without a row is withheld too.
+//! not offered, for the reason given. A host's bit without a row is withheld too, and so is a bit that needs one that is
+//! not offered. The rows are in [`super::rows`], for people in `docs/cpuid.md`.
 
+use super::rows;
 use crate::host_cpu;
 use decoder::Vendor;
+use std::cell::RefCell;
+use std::collections::HashMap;
 use x86_arch::control::Xcr0;
 use x86_arch::cpuid::*;
 
@@ -22,172 +26,48 @@ pub enum Class {
     Withheld,
 }
 
-/// Every feature with a name: its class, and where it is implemented or why it is withheld.
-pub const POLICY: &[(Feature, Class, &str)] = &[
-    (SSE3, Class::Native(0x3), "executed by the host under its own MXCSR"),
-    (SSSE3, Class::Native(0x3), "executed by the host under its own MXCSR"),
-    (SSE4_1, Class::Native(0x3), "executed by the host under its own MXCSR"),
-    (SSE4_2, Class::Native(0x3), "executed by the host under its own MXCSR"),
-    (PCLMULQDQ, Class::Native(0x3), "executed by the host under its own MXCSR"),
-    (AES, Class::Native(0x3), "executed by the host under its own MXCSR"),
-    (SHA, Class::Native(0x3), "executed by the host under its own MXCSR"),
-    (GFNI, Class::Native(0x3), "executed by the host under its own MXCSR"),
-    (SSE4A, Class::Native(0x3), "executed by the host under its own MXCSR"),
-    (AVX, Class::Native(0x7), "executed by the host; YMM state"),
-    (AVX2, Class::Native(0x7), "executed by the host; YMM state"),
-    (FMA, Class::Native(0x7), "executed by the host; YMM state"),
-    (F16C, Class::Native(0x7), "executed by the host; YMM state"),
-    (VAES, Class::Native(0x7), "executed by the host; YMM state"),
-    (VPCLMULQDQ, Class::Native(0x7), "executed by the host; YMM state"),
-    (AVX_VNNI, Class::Native(0x7), "executed by the host; YMM state"),
-    (AVX512F, Class::Native(0xe7), "executed by the host; ZMM and mask state"),
-    (AVX512DQ, Class::Native(0xe7), "executed by the host; ZMM and mask state"),
-    (AVX512IFMA, Class::Native(0xe7), "executed by the host; ZMM and mask state"),
-    (AVX512CD, Class::Native(0xe7), "executed by the host; ZMM and mask state"),
-    (AVX512BW, Class::Native(0xe7), "executed by the host; ZMM and mask state"),
-    (AVX512VL, Class::Native(0xe7), "executed by the host; ZMM and mask state"),
-    (AVX512_VBMI, Class::Native(0xe7), "executed by the host; ZMM and mask state"),
-    (AVX512_VBMI2, Class::Native(0xe7), "executed by the host; ZMM and mask state"),
-    (AVX512_VNNI, Class::Native(0xe7), "executed by the host; ZMM and mask state"),
-    (AVX512_BITALG, Class::Native(0xe7), "executed by the host; ZMM and mask state"),
-    (AVX512_VPOPCNTDQ, Class::Native(0xe7), "executed by the host; ZMM and mask state"),
-    (AVX512_VP2INTERSECT, Class::Native(0xe7), "executed by the host; ZMM and mask state"),
-    (AVX512_BF16, Class::Native(0xe7), "executed by the host; ZMM and mask state"),
-    (AVX512_FP16, Class::Native(0xe7), "executed by the host; ZMM and mask state"),
-    (FPU, Class::Software, "native: every x86-64 host has it"),
-    (MMX, Class::Software, "native: every x86-64 host has it"),
-    (SSE, Class::Software, "native: every x86-64 host has it"),
-    (SSE2, Class::Software, "native: every x86-64 host has it"),
-    (FXSR, Class::Software, "native: every x86-64 host has it"),
-    (FDP_EXCPTN_ONLY, Class::Native(0x0), "a statement about the host's x87, which executes the guest's"),
-    (ZERO_FCS_FDS, Class::Native(0x0), "a statement about the host's x87, which executes the guest's"),
-    (POPCNT, Class::Software, "interp/bit, interp/bmi, interp/mov"),
-    (MOVBE, Class::Software, "interp/bit, interp/bmi, interp/mov"),
-    (BMI1, Class::Software, "interp/bit, interp/bmi, interp/mov"),
-    (BMI2, Class::Software, "interp/bit, interp/bmi, interp/mov"),
-    (ADX, Class::Software, "interp/bit, interp/bmi, interp/mov"),
-    (LZCNT, Class::Software, "interp/bit, interp/bmi, interp/mov"),
-    (CMOV, Class::Software, "interp/bit, interp/bmi, interp/mov"),
-    (CX8, Class::Software, "interp/atomic"),
-    (CX16, Class::Software, "interp/atomic"),
-    (PSE, Class::Software, "softmmu: paging"),
-    (PAE, Class::Software, "softmmu: paging"),
-    (PGE, Class::Software, "softmmu: paging"),
-    (PSE36, Class::Software, "softmmu: paging"),
-    (NX, Class::Software, "softmmu: paging"),
-    (PDPE1GB, Class::Software, "softmmu: paging"),
-    (SMEP, Class::Software, "softmmu: paging"),
-    (SMAP, Class::Software, "softmmu: paging"),
-    (PCID, Class::Software, "softmmu: paging"),
-    (INVPCID, Class::Software, "softmmu: paging"),
-    (LA57, Class::Native(0x0), "softmmu; a fifth level costs every walk, so only where the host has it"),
-    (PKU, Class::Native(0x200), "softmmu; PKRU needs its place in the host's XSAVE layout"),
-    (OSPKE, Class::Withheld, "follows CR4.PKE at run time"),
-    (OSXSAVE, Class::Withheld, "follows CR4.OSXSAVE at run time"),
-    (VME, Class::Software, "inject/real, interp/stack"),
-    (DE, Class::Software, "debug: breakpoints on ports, DR4 and DR5"),
-    (TSC, Class::Software, "interp/system"),
-    (MSR, Class::Software, "interp/system"),
-    (RDTSCP, Class::Software, "interp/system"),
-    (RDPID, Class::Software, "interp/system"),
-    (RDRAND, Class::Software, "interp/system"),
-    (RDSEED, Class::Software, "interp/system"),
-    (FSGSBASE, Class::Software, "interp/system"),
-    (UMIP, Class::Software, "interp/system"),
-    (SERIALIZE, Class::Software, "interp/system"),
-    (WBNOINVD, Class::Software, "interp/system"),
-    (CLFSH, Class::Software, "interp/system"),
-    (CLFLUSHOPT, Class::Software, "interp/system"),
-    (CLWB, Class::Software, "interp/system"),
-    (SEP, Class::Software, "interp/syscall"),
-    (SYSCALL, Class::Software, "interp/syscall"),
-    (MCE, Class::Software, "msr: banks that hold what is written"),
-    (MCA, Class::Software, "msr: banks that hold what is written"),
-    (MTRR, Class::Software, "msr/table"),
-    (PAT, Class::Software, "msr/table"),
-    (TSC_ADJUST, Class::Software, "msr/table"),
-    (ARCH_CAPABILITIES, Class::Software, "msr/table"),
-    (APIC, Class::Software, "irqchip/lapic"),
-    (X2APIC, Class::Software, "irqchip/lapic"),
-    (LM, Class::Software, "always in 64-bit processors"),
-    (LAHF_LM, Class::Software, "always in 64-bit processors"),
-    (HYPERVISOR, Class::Software, "the software processor is a guest's"),
-    (SS, Class::Software, "caches are the host's and coherent"),
-    (INVARIANT_TSC, Class::Software, "vm_clock: the TSC never stops"),
-    (ARAT, Class::Software, "vm_clock: the TSC never stops"),
-    (ERMS, Class::Software, "string instructions run at the host's speed"),
-    (FSRM, Class::Software, "string instructions run at the host's speed"),
-    (FZRM, Class::Software, "string instructions run at the host's speed"),
-    (FSRS, Class::Software, "string instructions run at the host's speed"),
-    (FSRC, Class::Software, "string instructions run at the host's speed"),
-    (PREFETCHW, Class::Software, "a hint that does nothing"),
-    (CLDEMOTE, Class::Software, "a hint that does nothing"),
-    (XSAVE, Class::Software, "native/xsave"),
-    (XSAVEOPT, Class::Software, "native/xsave"),
-    (XSAVEC, Class::Software, "native/xsave"),
-    (XGETBV_ECX_1, Class::Software, "native/xsave"),
-    (XSAVES, Class::Software, "native/xsave"),
-    (MOVDIRI, Class::Software, "interp/atomic, native: direct stores"),
-    (MOVDIR64B, Class::Software, "interp/atomic, native: direct stores"),
-    (CLZERO, Class::SoftwareAmd, "interp/system"),
-    (XSAVEERPTR, Class::SoftwareAmd, "FXSAVE and XSAVE always store the error pointers"),
-    (OSVW, Class::SoftwareAmd, "msr: no erratum applies"),
-    (
-        SRSO_NO,
-        Class::SoftwareAmd,
-        "a guest's returns are not the host's: nothing of it is predicted across privilege levels",
-    ),
-    (
-        TSA_SQ_NO,
-        Class::SoftwareAmd,
-        "as SRSO_NO: the guest's stores are checked by software before they are made",
-    ),
-    (TSA_L1_NO, Class::SoftwareAmd, "as TSA_SQ_NO"),
-    (TOPOEXT, Class::SoftwareAmd, "leaves 8000001DH and 8000001EH"),
-    (LFENCE_RDTSC, Class::SoftwareAmd, "the interpreter executes in order"),
-    (NULL_SEL_CLR_BASE, Class::SoftwareAmd, "segload: a null selector clears the base"),
-    (HTT, Class::Withheld, "follows the number of processors, which the VMM knows"),
-    (
-        TSC_DEADLINE,
-        Class::Withheld,
-        "KVM_GET_SUPPORTED_CPUID leaves it to the VMM: it needs the local APIC inside",
-    ),
-    (MONITOR, Class::Withheld, "MWAIT does not wait; a VMM that wants it sets the bit"),
-    (DTES64, Class::Withheld, "no debug store"),
-    (PDCM, Class::Withheld, "no performance counters"),
-    (VMX, Class::Withheld, "no nested virtualization"),
-    (SVM, Class::Withheld, "no nested virtualization"),
-    (HLE, Class::Withheld, "transactions cannot be interpreted"),
-    (RTM, Class::Withheld, "transactions cannot be interpreted"),
-    (TSXLDTRK, Class::Withheld, "transactions cannot be interpreted"),
-    (SGX, Class::Withheld, "enclaves need hardware keys"),
-    (INTEL_PT, Class::Withheld, "no trace packets are made"),
-    (MPX, Class::Withheld, "extinct; its bound registers are not kept"),
-    (CET_SS, Class::Withheld, "shadow stacks and branch tracking are not implemented"),
-    (CET_IBT, Class::Withheld, "shadow stacks and branch tracking are not implemented"),
-    (WAITPKG, Class::Withheld, "UMONITOR and UMWAIT are not implemented"),
-    (KEY_LOCKER, Class::Withheld, "keys would be readable by software"),
-    (ENQCMD, Class::Withheld, "needs PASIDs and an IOMMU"),
-    (AMX_TILE, Class::Withheld, "until the host's permission request for tile data is handled"),
-    (AMX_INT8, Class::Withheld, "until the host's permission request for tile data is handled"),
-    (AMX_BF16, Class::Withheld, "until the host's permission request for tile data is handled"),
-    (CR8_LEGACY, Class::Withheld, "an alternative encoding (LOCK MOV CR0) that is not decoded"),
-    (MISALIGNSSE, Class::Withheld, "alignment of legacy SSE operands is always checked"),
-    (FXSR_OPT, Class::Withheld, "EFER.FFXSR is not implemented"),
-    (TBM, Class::Withheld, "XOP space is not implemented"),
-    (
-        SPEC_CTRL,
-        Class::Software,
-        "msr: kept; a guest's branches are not the host's, so there is nothing to hold back",
-    ),
-    (STIBP, Class::Software, "as SPEC_CTRL"),
-    (SSBD, Class::Software, "as SPEC_CTRL: the guest's loads are made in program order"),
-    (AMD_IBPB, Class::SoftwareAmd, "as SPEC_CTRL"),
-    (AMD_IBRS, Class::SoftwareAmd, "as SPEC_CTRL"),
-    (AMD_STIBP, Class::SoftwareAmd, "as SPEC_CTRL"),
-    (AMD_SSBD, Class::SoftwareAmd, "as SSBD"),
-    (FLUSH_L1D, Class::Withheld, "the host's cache is not the guest's to flush"),
-];
+/// What is decided about one feature bit.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The bit.
+    pub feature: Feature,
+    /// How it is provided, and on which hosts.
+    pub class: Class,
+    /// It is offered only together with these (SDM vol. 1, 13 to 17: how software detects each extension).
+    pub needs: &'static [Feature],
+    /// The file that implements it; empty where it is withheld.
+    pub code: &'static str,
+    /// Why it is withheld; otherwise what is to be said about it.
+    pub why: &'static str,
+}
+
+impl Row {
+    /// The condition on the host under which the bit is offered, in words.
+    pub fn condition(&self) -> String {
+        let class = match self.class {
+            Class::Software => "always".into(),
+            Class::SoftwareAmd => "on an AMD host".into(),
+            Class::Native(0) => "where the host has it".into(),
+            Class::Native(x) => format!("where the host has it and XCR0 {x:X}H"),
+            Class::Withheld => return "never".into(),
+        };
+        match self.needs {
+            [] => class,
+            needs => {
+                let names: Vec<_> = needs.iter().map(|f| f.name).collect();
+                format!("{class}; with {}", names.join(", "))
+            }
+        }
+    }
+}
+
+/// Every feature with a name: its class, what it needs, and where it is implemented or why it is withheld.
+pub const POLICY: &[Row] = rows::ROWS;
+
+/// The row of a feature.
+pub fn row(f: Feature) -> Option<&'static Row> {
+    POLICY.iter().find(|r| r.feature == f)
+}
 
 /// The XSAVE components that a guest can be offered, where the host has them.
 const COMPONENTS: Xcr0 = Xcr0::X87.union(Xcr0::SSE).union(Xcr0::AVX).union(Xcr0::AVX512).union(Xcr0::PKRU);
@@ -240,20 +120,21 @@ pub fn supported_xcr0(host: &HostProcessor<'_>) -> u64 {
 
 /// Whether a guest on this host can be offered a feature.
 pub fn offers(host: &HostProcessor<'_>, f: Feature) -> bool {
-    let class = POLICY.iter().find(|(p, ..)| *p == f).map_or(Class::Withheld, |p| p.1);
-    match class {
+    let Some(row) = row(f) else { return false };
+    let possible = match row.class {
         Class::Software => true,
         Class::SoftwareAmd => host.vendor() == Vendor::Amd,
         Class::Native(components) => host.has(f) && supported_xcr0(host) & components == components,
         Class::Withheld => false,
-    }
+    };
+    possible && row.needs.iter().all(|n| offers(host, *n))
 }
 
 /// One register of a leaf: the offered bits.
 fn bits(host: &HostProcessor<'_>, leaf: u32, subleaf: u32, reg: CpuidReg) -> u32 {
     POLICY
         .iter()
-        .map(|p| p.0)
+        .map(|p| p.feature)
         .filter(|f| f.leaf == leaf && f.subleaf == subleaf && f.reg == reg && offers(host, *f))
         .fold(0, |v, f| v | 1 << f.bit)
 }
@@ -276,6 +157,10 @@ pub const KVM_FEATURES: u32 = 1 << kvm::FEATURE_CLOCKSOURCE
 
 /// The table of KVM_GET_SUPPORTED_CPUID on this host: vendor, family and sizes are the host's.
 pub fn supported(host: &HostProcessor<'_>) -> Vec<CpuidEntry> {
+    // CPUID is slow where a hypervisor answers it, and a row with its needs asks again and again.
+    let seen = RefCell::new(HashMap::new());
+    let once = |l: u32, s: u32| *seen.borrow_mut().entry((l, s)).or_insert_with(|| (host.cpuid)(l, s));
+    let host = &HostProcessor { cpuid: &once, xcr0: host.xcr0 };
     let amd = host.vendor() == Vendor::Amd;
     let mut rows = Vec::new();
     let mut row = |leaf: u32, subleaf: Option<u32>, result: CpuidResult| {

@@ -41,9 +41,18 @@ fn row(rows: &[CpuidEntry], leaf: u32, subleaf: u32) -> CpuidResult {
 #[test]
 fn every_feature_has_one_row_and_a_reason() {
     let mut seen = BTreeSet::new();
-    for (f, _, why) in POLICY {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    for r in POLICY {
+        let f = r.feature;
         assert!(seen.insert(f.name), "{} twice", f.name);
-        assert!(why.len() > 3, "{}", f.name);
+        if r.class == Class::Withheld {
+            assert!(r.why.len() > 3 && r.code.is_empty() && r.needs.is_empty(), "{}", f.name);
+        } else {
+            assert!(root.join(r.code).is_file(), "{}: no file {:?}", f.name, r.code);
+        }
+        for n in r.needs {
+            assert!(super::policy::row(*n).is_some_and(|n| n.class != Class::Withheld), "{}", f.name);
+        }
     }
     for f in FEATURES {
         assert!(seen.contains(f.name), "{} has no row", f.name);
@@ -59,24 +68,42 @@ fn unknown_bits_are_withheld() {
         for (leaf, subleaf, reg) in [
             (1, 0, CpuidReg::Ecx),
             (1, 0, CpuidReg::Edx),
+            (6, 0, CpuidReg::Eax),
+            (6, 0, CpuidReg::Ebx),
+            (6, 0, CpuidReg::Ecx),
+            (6, 0, CpuidReg::Edx),
             (7, 0, CpuidReg::Ebx),
             (7, 0, CpuidReg::Ecx),
             (7, 0, CpuidReg::Edx),
             (7, 1, CpuidReg::Eax),
+            (7, 1, CpuidReg::Ebx),
+            (7, 1, CpuidReg::Ecx),
             (7, 1, CpuidReg::Edx),
             (0xd, 1, CpuidReg::Eax),
             (0x8000_0001, 0, CpuidReg::Ecx),
             (0x8000_0007, 0, CpuidReg::Edx),
             (0x8000_0008, 0, CpuidReg::Ebx),
+            (0x8000_0021, 0, CpuidReg::Eax),
+            (0x8000_0021, 0, CpuidReg::Ebx),
+            (0x8000_0021, 0, CpuidReg::Ecx),
+            (0x8000_0021, 0, CpuidReg::Edx),
         ] {
             let allowed = POLICY
                 .iter()
-                .filter(|(f, c, _)| {
-                    (f.leaf, f.subleaf, f.reg) == (leaf, subleaf, reg) && *c != Class::Withheld
+                .filter(|r| {
+                    let f = r.feature;
+                    (f.leaf, f.subleaf, f.reg) == (leaf, subleaf, reg) && r.class != Class::Withheld
                 })
-                .fold(0u32, |m, (f, ..)| m | 1 << f.bit);
+                .fold(0u32, |m, r| m | 1 << r.feature.bit);
             let got = row(&rows, leaf, subleaf).reg(reg);
             assert_eq!(got & !allowed, 0, "leaf {leaf:#x}.{subleaf} {reg:?}");
+        }
+        // Leaves that describe what is not offered at all.
+        for (leaf, subleaf) in [(7, 2), (0x12, 0), (0x14, 0), (0x19, 0), (0x1d, 0), (0x1e, 0), (0x24, 0)] {
+            assert_eq!(row(&rows, leaf, subleaf), CpuidResult::default(), "leaf {leaf:#x}.{subleaf}");
+        }
+        for leaf in [0x8000_000a, 0x8000_001f, 0x8000_0022, 0xc000_0001] {
+            assert_eq!(row(&rows, leaf, 0), CpuidResult::default(), "leaf {leaf:#x}");
         }
     }
 }
@@ -237,5 +264,99 @@ fn out_of_range() {
         // Inside the range, an absent leaf or sub-leaf is zero.
         assert_eq!(r.cpu().cpuid_result(3, 0), CpuidResult::default());
         assert_eq!(r.cpu().cpuid_result(7, 9), CpuidResult::default());
+    }
+}
+
+/// `docs/cpuid.md`, from the table.
+fn page() -> String {
+    let mut out = String::from(
+        "# CPUID: what a guest is offered, and why not more\n\n\
+         Made from `emu-core/src/cpuid/rows.rs`; a test compares the two, and writes this page anew when\n\
+         `SOFTKVM_WRITE_DOCS=1` is set (`SOFTKVM_WRITE_DOCS=1 cargo test -p emu-core cpuid`).\n\n\
+         Three classes. *Software* is done by the interpreter or by `softmmu`, and offered on every host (or on every AMD\n\
+         host). *Native* is executed by the host's processor, so it is offered where the host and its XCR0 have it. *Withheld*\n\
+         is not offered. A bit that the host has and that has no row here is withheld, and a bit is dropped with the bits that it\n\
+         needs. What is not offered, or what a guest's table denies, is #UD: `emu-core/src/cpuid/two_way.rs` holds every\n\
+         opcode in every mode to that.\n",
+    );
+    let mut at = None;
+    for r in POLICY {
+        let f = r.feature;
+        if at != Some((f.leaf, f.subleaf)) {
+            at = Some((f.leaf, f.subleaf));
+            let sub = if f.subleaf > 0 { format!(", sub-leaf {}", f.subleaf) } else { String::new() };
+            out += &format!("\n## Leaf {:X}H{sub}\n\n", f.leaf);
+            out += "| bit | name | class | offered | where, or why not |\n|---|---|---|---|---|\n";
+        }
+        let class = match r.class {
+            Class::Software => "software",
+            Class::SoftwareAmd => "software, AMD",
+            Class::Native(_) => "native",
+            Class::Withheld => "withheld",
+        };
+        let code = if r.code.is_empty() { String::new() } else { format!("`{}`", r.code) };
+        let gap = if code.is_empty() || r.why.is_empty() { "" } else { ": " };
+        let reg = format!("{:?}", f.reg).to_uppercase();
+        let name = f.name;
+        out +=
+            &format!("| {reg}.{} | {name} | {class} | {} | {code}{gap}{} |\n", f.bit, r.condition(), r.why);
+    }
+    out
+}
+
+#[test]
+fn the_page_shows_the_table() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cpuid.md");
+    let want = page();
+    if std::env::var_os("SOFTKVM_WRITE_DOCS").is_some() {
+        std::fs::write(&path, &want).expect("docs can be written");
+    }
+    let is = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(is == want, "docs/cpuid.md is not what the table says; SOFTKVM_WRITE_DOCS=1 writes it");
+}
+
+/// A bit goes with what it needs.
+#[test]
+fn what_it_needs_is_offered_too() {
+    let all = everything(INTEL);
+    for f in [AVX, AVX2, SSE4_2, AVX512F, SSSE3] {
+        // A host that has everything but this.
+        let cpuid = |leaf: u32, subleaf: u32| {
+            let mut r = all(leaf, subleaf);
+            if (leaf, subleaf) == (f.leaf, f.subleaf) {
+                match f.reg {
+                    CpuidReg::Eax => r.eax &= !(1 << f.bit),
+                    CpuidReg::Ebx => r.ebx &= !(1 << f.bit),
+                    CpuidReg::Ecx => r.ecx &= !(1 << f.bit),
+                    CpuidReg::Edx => r.edx &= !(1 << f.bit),
+                }
+            }
+            r
+        };
+        let host = HostProcessor { cpuid: &cpuid, xcr0: 0x2e7 };
+        let whole = HostProcessor { cpuid: &all, xcr0: 0x2e7 };
+        let mut dropped = 0;
+        for r in POLICY.iter().filter(|r| r.needs.contains(&f)) {
+            assert!(!offers(&host, r.feature), "{} without {}", r.feature.name, f.name);
+            dropped += u32::from(offers(&whole, r.feature));
+        }
+        assert!(dropped > 0, "{}", f.name);
+    }
+}
+
+/// What changed hands from the host to the guest was decided: the table of a host with every bit, in both vendors' leaves,
+/// has the bits of offered rows and nothing else in the leaves that hold features only.
+#[test]
+fn offered_rows_are_in_the_table() {
+    for vendor in [INTEL, AMD] {
+        let cpuid = everything(vendor);
+        let host = HostProcessor { cpuid: &cpuid, xcr0: 0x2e7 };
+        let table = CpuidTable::new(supported(&host));
+        for r in POLICY {
+            let f = r.feature;
+            let amd_leaf = f.leaf == 0x8000_0021;
+            let expected = offers(&host, f) && (!amd_leaf || vendor == AMD);
+            assert_eq!(table.has(f), expected, "{} {:?}", f.name, r.class);
+        }
     }
 }
