@@ -29,7 +29,7 @@ use memmap2::{MmapMut, MmapRaw};
 use softmmu::{MemRegion, MemRegionFlags};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use x86_arch::control::{Cr0, Cr4, Efer, Xcr0};
+use x86_arch::control::{Cr0, Cr4, Dr6, Dr7, Efer, Xcr0};
 use x86_arch::cpuid::{CpuidEntry, CpuidResult};
 use x86_arch::{DescriptorTable, Gpa, Gpr, Gva, Hva, Rflags, Seg, Segment, Selector};
 
@@ -249,6 +249,15 @@ impl Rig {
             }
             Mode::Real => {}
         }
+    }
+
+    /// Puts the vCPU's registers back as [`Rig::new`] left them. Memory, CPUID and vector registers stay.
+    pub fn restart(&mut self) {
+        let v = self.cpu();
+        v.dr7 = Dr7::FIXED;
+        v.dr6 = Dr6::FIXED;
+        self.set_up();
+        self.cpu().update_view();
     }
 
     fn set_up(&mut self) {

@@ -2,10 +2,14 @@
 //!
 //! What a guest can be offered is in [`policy`].
 
+#[cfg(test)]
+mod opcodes;
 pub mod policy;
 mod rows;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod two_way;
 
 use crate::vcpu::Vcpu;
 use decoder::{CpuidSet, Vendor};
