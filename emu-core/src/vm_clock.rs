@@ -119,6 +119,12 @@ impl Vcpu {
         self.vm.clock.sync.lock().write(&mut self.clock.tsc, 0, tsc, ns, false);
     }
 
+    /// KVM_VCPU_TSC_OFFSET: the guest's TSC jumps so that it is the host's, scaled, plus `offset`. IA32_TSC_ADJUST stays.
+    pub fn set_tsc_offset(&mut self, offset: u64) {
+        self.clock.tsc.offset = offset;
+        self.update_kvmclock();
+    }
+
     /// KVM_SET_TSC_KHZ. False: the frequency cannot be had.
     pub fn set_tsc_khz(&mut self, khz: u32) -> bool {
         let tsc = self.host_tsc();

@@ -69,6 +69,12 @@ impl Call<'_> {
         Ok(Answer::Value(0))
     }
 
+    /// Stores a structure at any address of the caller.
+    pub fn store<T: Plain>(&self, address: u64, t: &T) -> Result<Answer> {
+        self.memory.write(address, bytes_of(t))?;
+        Ok(Answer::Value(0))
+    }
+
     /// A list behind a header at the argument.
     pub fn list<T: Plain>(&self, header: u64, count: usize) -> Result<Vec<T>> {
         let size = size_of::<T>();
@@ -258,6 +264,36 @@ mod tests {
             value(dispatch(Object::Vm(&vm), KVM_SET_MEMORY_REGION, 0, &OwnMemory)),
             Err(Errno::ENOTTY)
         );
+    }
+
+    #[test]
+    fn attributes() {
+        let kvm = Kvm::new().unwrap();
+        let vm = kvm.create_vm().unwrap();
+        let vcpu = vm.create_vcpu(0).unwrap();
+        let mut word = 0u64;
+        let mut a = kvm_device_attr { addr: address(&mut word), ..Default::default() };
+        let system = Object::System(&kvm);
+        assert_eq!(value(dispatch(system, KVM_HAS_DEVICE_ATTR, address(&mut a), &OwnMemory)), Ok(0));
+        assert_eq!(value(dispatch(system, KVM_GET_DEVICE_ATTR, address(&mut a), &OwnMemory)), Ok(0));
+        assert_eq!(word & 3, 3, "x87 and SSE");
+        let v = Object::Vcpu(&vcpu);
+        word = 0x1234_5678;
+        assert_eq!(value(dispatch(v, KVM_SET_DEVICE_ATTR, address(&mut a), &OwnMemory)), Ok(0));
+        word = 0;
+        assert_eq!(value(dispatch(v, KVM_GET_DEVICE_ATTR, address(&mut a), &OwnMemory)), Ok(0));
+        assert_eq!(word, 0x1234_5678);
+        a.attr = 1;
+        for object in [system, v] {
+            for nr in [KVM_HAS_DEVICE_ATTR, KVM_GET_DEVICE_ATTR] {
+                assert_eq!(value(dispatch(object, nr, address(&mut a), &OwnMemory)), Err(Errno::ENXIO));
+            }
+        }
+        a.attr = 0;
+        a.addr = 8;
+        assert_eq!(value(dispatch(v, KVM_GET_DEVICE_ATTR, address(&mut a), &OwnMemory)), Err(Errno::EFAULT));
+        let vm = Object::Vm(&vm);
+        assert_eq!(value(dispatch(vm, KVM_HAS_DEVICE_ATTR, address(&mut a), &OwnMemory)), Err(Errno::ENOTTY));
     }
 
     #[test]

@@ -118,6 +118,8 @@ pub trait Hypervisor: Send + Sync {
     fn msr_feature_index_list(&self) -> Result<Vec<u32>>;
     /// KVM_GET_MSRS on the system fd: how many were read.
     fn feature_msrs(&self, entries: &mut [kvm_msr_entry]) -> Result<usize>;
+    /// KVM_X86_XCOMP_GUEST_SUPP: the bits of XCR0 that guests may have.
+    fn guest_xcr0(&self) -> u64;
     /// KVM_X86_GET_MCE_CAP_SUPPORTED.
     fn mce_cap_supported(&self) -> Result<u64>;
     /// KVM_CREATE_VM (4.2).
@@ -268,6 +270,10 @@ pub trait Vcpu: Send + Inspect {
     fn get_tsc_khz(&mut self) -> Result<u32>;
     /// KVM_SET_TSC_KHZ.
     fn set_tsc_khz(&mut self, khz: u32) -> Result;
+    /// KVM_VCPU_TSC_OFFSET: the guest's TSC less the host's (scaled to the guest's frequency).
+    fn tsc_offset(&mut self) -> Result<u64>;
+    /// KVM_VCPU_TSC_OFFSET: sets it.
+    fn set_tsc_offset(&mut self, offset: u64) -> Result;
     /// KVM_KVMCLOCK_CTRL.
     fn kvmclock_ctrl(&mut self) -> Result;
     /// KVM_TPR_ACCESS_REPORTING.

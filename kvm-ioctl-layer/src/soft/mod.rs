@@ -107,6 +107,10 @@ impl Hypervisor for SoftHypervisor {
         Ok(entries.len())
     }
 
+    fn guest_xcr0(&self) -> u64 {
+        vcpu::offered_xcr0()
+    }
+
     fn mce_cap_supported(&self) -> Result<u64> {
         Ok(vcpu::MCG_CAP_SUPPORTED)
     }

@@ -487,7 +487,7 @@ impl SoftVcpu {
 }
 
 /// The bits of XCR0 that a guest may set. CPUID is slow where the host is a guest itself: asked once.
-fn offered_xcr0() -> u64 {
+pub(super) fn offered_xcr0() -> u64 {
     static OFFERED: LazyLock<u64> = LazyLock::new(|| supported_xcr0(&HostProcessor::this()));
     *OFFERED
 }
@@ -878,6 +878,15 @@ impl Vcpu for SoftVcpu {
         let host = self.core().vm.clock.host_khz;
         let khz = if khz == 0 { host } else { khz };
         if self.core().set_tsc_khz(khz) { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+
+    fn tsc_offset(&mut self) -> Result<u64> {
+        Ok(self.core().clock.tsc.offset)
+    }
+
+    fn set_tsc_offset(&mut self, offset: u64) -> Result {
+        self.core().set_tsc_offset(offset);
+        Ok(())
     }
 
     fn setup_mce(&mut self, mcg_cap: u64) -> Result {
