@@ -7,12 +7,16 @@
 
 pub mod case;
 pub mod compare;
+pub mod corpus;
+pub mod describe;
 pub mod engine;
 pub mod exempt;
 pub mod image;
 pub mod layout;
 pub mod operand;
 pub mod oracle;
+pub mod shrink;
+pub mod text;
 pub mod undefined;
 
 pub use case::{Bits, Case, End, Outcome};
