@@ -12,7 +12,7 @@ const FSGSBASE: u64 = 2;
 static WAIT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 /// Ticks (10 ms) of the child's processor time at one case that make it hung. Time on the wall would call a child hung that a busy
 /// machine does not let run.
-const HUNG_TICKS: u64 = 50;
+const HUNG_TICKS: u64 = 20;
 /// Waits without progress that make a child hung whatever its processor time: half a minute.
 const HUNG_WAITS: u32 = 3000;
 
@@ -44,12 +44,10 @@ fn thread() -> i32 {
     unsafe { libc::syscall(libc::SYS_gettid) as i32 }
 }
 
-/// What a wait ended with.
-pub enum Event {
-    /// The order is through.
-    Finished,
-    /// The child works without getting on.
-    Hung,
+/// Why an order will never be through.
+pub enum Stop {
+    /// The child works without getting on from this slot.
+    Hung(u32),
     /// The child is dead, of this signal.
     Died(i32),
 }
@@ -108,27 +106,27 @@ impl Process {
         self.pid
     }
 
-    /// Whether the calling thread started it.
+    /// Whether it lives, and will as long as the calling thread, which started it.
     pub fn is_ours(&self) -> bool {
-        self.thread == thread()
+        self.thread == thread() && self.died().is_none()
     }
 
     /// Waits until the order is through or will never be.
-    pub fn wait(&self, shared: &Shared, order: u32) -> Event {
+    pub fn wait(&self, shared: &Shared, order: u32) -> Result<(), Stop> {
         // SAFETY: mapped, and only its atomic words are used.
         let mailbox = unsafe { &*shared.mailbox() };
         let (mut progress, mut ticks, mut waits) = (u32::MAX, 0, 0);
         loop {
             let finished = mailbox.finished.load(Acquire);
             if finished == order {
-                return Event::Finished;
+                return Ok(());
             }
             wait(&mailbox.finished, finished);
             if mailbox.finished.load(Acquire) == order {
-                return Event::Finished;
+                return Ok(());
             }
             if let Some(signal) = self.died() {
-                return Event::Died(signal);
+                return Err(Stop::Died(signal));
             }
             let now = mailbox.progress.load(Acquire);
             if now != progress {
@@ -136,7 +134,7 @@ impl Process {
             }
             waits += 1;
             if waits > HUNG_WAITS || self.ticks() > ticks + HUNG_TICKS {
-                return Event::Hung;
+                return Err(Stop::Hung(now));
             }
         }
     }

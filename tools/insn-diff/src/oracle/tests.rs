@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::layout::{CODE, DATA, DATA_SHORT, DATA16, FLAT, HOLE, READ_ONLY, STACK, STACK16};
-use std::arch::x86_64::__cpuid_count;
 
 const ZF: u64 = 1 << 6;
 const CF: u64 = 1;
@@ -201,8 +200,11 @@ fn floating_point_exceptions() {
 #[test]
 fn x87_pointers() {
     // fld dword [rbx]; fnstenv [rsi]. AMD's XSAVE gives the pointers only if an exception is pending, FNSTENV always.
+    // A preemption between the two loses them, so a few attempts are allowed.
     let fld = trap(case64(&[0xd9, 0x03, 0xd9, 0x36]));
-    let o = once(&fld);
+    let lost = |o: &Outcome| o.memory[0].1[12..16] == [0; 4];
+    let attempts = |c: &Case| (0..9).map(|_| once(c)).find(|o| !lost(o)).expect("pointers");
+    let o = attempts(&fld);
     assert_eq!(o.vector, 6);
     let (offset, line) = o.memory[0];
     let dword = |at: usize| u32::from_le_bytes(line[at..at + 4].try_into().expect("four"));
@@ -222,7 +224,7 @@ fn x87_pointers() {
     let mut store = case64(&[0xd9, 0x36]);
     store.xsave[8..12].copy_from_slice(&0x1234_5678_u32.to_le_bytes());
     store.xsave[2..4].copy_from_slice(&0_u16.to_le_bytes());
-    let o = once(&store);
+    let o = attempts(&store);
     assert_eq!(o.memory[0].1[12..16], 0x1234_5678_u32.to_le_bytes());
 }
 
@@ -292,6 +294,10 @@ fn vector_registers_in_and_out() {
         // And nothing of it in the next case.
         let o = run(&mut oracle, &case64(&[0x90]));
         assert!(component == 1 || o.xsave[XSTATE_BV] & 1 << component == 0, "component {component}");
+        // A component that is there and zero is the same as one that is not.
+        (at..at + len).for_each(|n| nop.xsave[n] = 0);
+        let zero = run(&mut oracle, &nop);
+        assert!(component == 1 || zero.xsave[XSTATE_BV] & 1 << component == 0, "component {component}");
     }
     if oracle.xsave_components() & 0xe6 == 0xe6 {
         // vpaddd zmm31, zmm31, zmm31 {k7}: K7 says which.
@@ -346,6 +352,17 @@ fn changes_are_undone_for_the_next_case() {
 }
 
 #[test]
+fn a_stack_of_16_bits_keeps_its_pointer() {
+    for bits in [Bits::Bits16, Bits::Bits32, Bits::Bits64] {
+        let mut nop = case(bits, &[0x90]);
+        nop.selectors[2] = STACK16;
+        nop.gpr[4] = 0x1234_1000 | if bits == Bits::Bits64 { 0x5678 << 32 } else { 0 };
+        let o = once(&nop);
+        assert_eq!((o.vector, o.gpr, o.selectors[2]), (1, nop.gpr, STACK16), "{bits:?}");
+    }
+}
+
+#[test]
 fn system_calls_are_lost_and_not_made() {
     let mut kill = case64(&[0x0f, 0x05]);
     kill.gpr[0] = libc::SYS_exit_group as u64;
@@ -380,9 +397,10 @@ fn a_killed_child_is_replaced() {
     let pid = oracle.process.as_ref().expect("alive").pid();
     // SAFETY: our own child.
     unsafe { libc::kill(pid, libc::SIGKILL) };
+    // It may die before or behind the first case of the next batch, or before both.
     let answers = oracle.execute(&[nop.clone(), nop.clone()]);
     assert!(answers.iter().filter(|a| **a == Answer::Lost(Lost::Died(libc::SIGKILL))).count() <= 1);
-    assert_eq!(answers[1], Answer::Done(good.clone()));
+    assert!(answers.contains(&Answer::Done(good.clone())));
     // The thread that started the child ends, and the child with it.
     let mut oracle = std::thread::spawn(|| Oracle::start().expect("again")).join().expect("no panic");
     assert_eq!(run(&mut oracle, &nop), good);
@@ -459,13 +477,22 @@ fn a_thousand_cases_twice_in_another_order() {
 
 #[test]
 fn nothing_is_left_behind() {
-    let count =
-        || std::fs::read_to_string("/proc/self/maps").map_or(0, |m| m.matches("softkvm-oracle").count());
-    let oracles: Vec<_> = (0..3).map(|_| oracle()).collect();
-    let pids: Vec<_> = oracles.iter().map(|o| o.process.as_ref().expect("alive").pid()).collect();
-    assert!(count() >= 3);
-    drop(oracles);
-    for pid in pids {
-        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "{pid}");
-    }
+    use std::os::unix::fs::MetadataExt;
+    let oracle = oracle();
+    let pid = oracle.process.as_ref().expect("alive").pid();
+    let memfd = std::fs::metadata(format!("/proc/self/fd/{}", oracle.shared.fd())).expect("open").ino();
+    let mapped = || {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        maps.lines().any(|l| l.contains("softkvm-oracle") && l.contains(&format!(" {memfd} ")))
+    };
+    let open = || {
+        let mut fds = std::fs::read_dir("/proc/self/fd").expect("proc").flatten();
+        fds.any(|f| {
+            std::fs::metadata(f.path()).is_ok_and(|m| m.ino() == memfd && m.dev() != 0 && m.is_file())
+        })
+    };
+    assert!(mapped() && open());
+    drop(oracle);
+    assert!(!mapped(), "the mapping");
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "the child");
 }
