@@ -8,9 +8,11 @@
 pub mod case;
 pub mod compare;
 pub mod corpus;
+pub mod coverage;
 pub mod describe;
 pub mod engine;
 pub mod exempt;
+pub mod generate;
 pub mod image;
 pub mod layout;
 pub mod operand;
