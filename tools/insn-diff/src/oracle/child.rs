@@ -1,8 +1,9 @@
-//! The child process: it makes itself an address space like `layout`'s, shuts itself in, and executes cases until it is killed.
+//! The child process: it makes itself an address space like `layout`'s, shuts itself in, and executes cases
+//! until it is killed.
 //!
-//! Everything here runs after a bare fork of a process that may have more threads: no allocation, no lock, no thread-local, no
-//! panic, no libc call but memcmp and memcpy. After the first signal the child lives in its handler: a case begins
-//! by rt_sigreturn from it and ends by the next signal.
+//! Everything here runs after a bare fork of a process that may have more threads: no allocation, no lock, no
+//! thread-local, no panic, no libc call but memcmp and memcpy. After the first signal the child lives in its
+//! handler: a case begins by rt_sigreturn from it and ends by the next signal.
 
 use super::entry::{
     Arrival, Segments, is_launch, oracle_arrival, oracle_first_signal, oracle_launch, oracle_signal,
@@ -98,14 +99,16 @@ fn wake(word: &AtomicU32) {
 /// The child's whole life.
 ///
 /// # Safety
-/// To be called in a new process right after fork, whose memory is a copy of the parent's; `parent` is its parent's pid.
+/// To be called in a new process right after fork, whose memory is a copy of the parent's; `parent` is its
+/// parent's pid.
 pub unsafe fn live(shared: &Shared, parent: i32) -> ! {
     let mailbox = shared.mailbox();
     // SAFETY: the mapping is inherited; the parent only reads these words until `boot` changes.
     let words = unsafe { (&(*mailbox).boot, &(*mailbox).boot_errno) };
     match prepare(shared, parent) {
         Ok(()) => {
-            // SAFETY: this process has one thread, which has not been in its handler yet: nobody else uses the statics.
+            // SAFETY: this process has one thread, which has not been in its handler yet: nobody else uses
+            // the statics.
             unsafe {
                 NOTES =
                     Notes { mailbox, backing: shared.backing(), running: false, order: 0, xstate_size: 0 };
@@ -154,7 +157,8 @@ fn prepare(shared: &Shared, parent: i32) -> Result<(), (usize, u32)> {
     // No core dumps.
     checked(0, prctl(libc::PR_SET_DUMPABLE, 0))?;
 
-    // The parent may have something there; this process needs nothing of it (the parent has looked at where its code is).
+    // The parent may have something there; this process needs nothing of it (the parent has looked at where
+    // its code is).
     let low = 0x1_0000;
     checked(1, system_call(libc::SYS_munmap, [low, (1 << 32) - low, 0, 0, 0, 0]))?;
     let mut at = 0;
@@ -164,7 +168,8 @@ fn prepare(shared: &Shared, parent: i32) -> Result<(), (usize, u32)> {
             Permission::Write => libc::PROT_READ | libc::PROT_WRITE,
             Permission::Read => libc::PROT_READ,
         };
-        // Populated: a write to a read-only page that has never been read would be reported as one to no page.
+        // Populated: a write to a read-only page that has never been read would be reported as one to no
+        // page.
         let flags = libc::MAP_SHARED | libc::MAP_FIXED_NOREPLACE | libc::MAP_POPULATE;
         let (start, len) = (area.start as usize, area.len() as usize);
         let arguments = [start, len, protection as usize, flags as usize, shared.fd() as usize, at];
@@ -175,7 +180,8 @@ fn prepare(shared: &Shared, parent: i32) -> Result<(), (usize, u32)> {
     }
 
     for d in DESCRIPTORS.iter().filter(|d| d.selector & 4 != 0) {
-        // Type to `contents` and `read_exec_only`: bit 3 code, bit 2 expand-down or conforming, bit 1 writable or readable.
+        // Type to `contents` and `read_exec_only`: bit 3 code, bit 2 expand-down or conforming, bit 1
+        // writable or readable.
         let contents = (d.typ as u32 >> 2) & 3;
         let flags = d.big as u32
             | contents << 1
@@ -225,8 +231,8 @@ fn prepare(shared: &Shared, parent: i32) -> Result<(), (usize, u32)> {
 
 /// Every signal: `entry`'s handler comes here.
 extern "C" fn arrived(signal: i32, info: *const u8, context: *mut libc::ucontext_t) -> ! {
-    // SAFETY: one thread, and handlers do not nest: a fault in this code would be a second arrival, which never returns
-    // to the first. The pointers are the kernel's.
+    // SAFETY: one thread, and handlers do not nest: a fault in this code would be a second arrival, which
+    // never returns to the first. The pointers are the kernel's.
     let (frame, segments) = unsafe { (Frame::new(context), oracle_arrival.segments) };
     let notes = &raw mut NOTES;
     // SAFETY: the same.
@@ -396,6 +402,7 @@ fn start(state: &State, frame: Frame, xstate_size: usize) -> ! {
         rflags: state.rflags & NESTED | 0x202,
         write: (fs & !3 == 0) as u64 | ((gs & !3 == 0) as u64) << 1,
     };
-    // SAFETY: the frame is the kernel's and whole, and this is its handler's stack: rt_sigreturn takes the state out of it.
+    // SAFETY: the frame is the kernel's and whole, and this is its handler's stack: rt_sigreturn takes the
+    // state out of it.
     unsafe { oracle_launch(frame.stack_pointer(), &raw const segments) }
 }

@@ -1,9 +1,11 @@
-//! The few instructions between Rust and a case: the signal handler's first ones, the last ones before rt_sigreturn,
-//! and the child's system calls. The seccomp filter knows the addresses behind the two SYSCALL instructions here.
+//! The few instructions between Rust and a case: the signal handler's first ones, the last ones before
+//! rt_sigreturn, and the child's system calls. The seccomp filter knows the addresses behind the two SYSCALL
+//! instructions here.
 
 use std::arch::global_asm;
 
-/// What is not in a signal frame: the handler's first instructions save it, the last ones before a case load it.
+/// What is not in a signal frame: the handler's first instructions save it, the last ones before a case load
+/// it.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Segments {
@@ -20,7 +22,8 @@ pub struct Segments {
 }
 
 unsafe extern "C" {
-    /// The signal handler, on the signal stack. Calls the function at [`oracle_arrival`]'s offset 56 and never returns.
+    /// The signal handler, on the signal stack. Calls the function at [`oracle_arrival`]'s offset 56 and
+    /// never returns.
     pub fn oracle_signal();
     /// First byte of the code that leads to a case.
     pub fn oracle_launch(stack_pointer: u64, segments: *const Segments) -> !;
@@ -51,7 +54,8 @@ pub struct Arrival {
 
 const _: () = assert!(size_of::<Arrival>() == 64 && size_of::<Segments>() == 40);
 
-// The handler: the case's AC, DF and NT are still set, DS and ES are the case's (64-bit code does not care), FS and GS too.
+// The handler: the case's AC, DF and NT are still set, DS and ES are the case's (64-bit code does not care),
+// FS and GS too.
 global_asm!(
     ".pushsection .bss.oracle_arrival, \"aw\", @nobits",
     ".p2align 6",

@@ -1,5 +1,5 @@
-//! The kernel's signal frame as an x86-64 handler gets it: where a case's state is put before rt_sigreturn(2) and
-//! where its outcome is read from. (Linux, arch/x86/include/uapi/asm/sigcontext.h: the layout is ABI.)
+//! The kernel's signal frame as an x86-64 handler gets it: where a case's state is put before rt_sigreturn(2)
+//! and where its outcome is read from. (Linux, arch/x86/include/uapi/asm/sigcontext.h: the layout is ABI.)
 
 use super::mailbox::State;
 use crate::case::XSAVE;
@@ -102,7 +102,8 @@ impl Frame {
     /// The kernel's own words about its image.
     pub fn software(self) -> Software {
         let x = self.xstate();
-        // SAFETY: the legacy area has 512 bytes: magic1, extended_size, xfeatures and xstate_size stand at 464, MXCSR_MASK at 28.
+        // SAFETY: the legacy area has 512 bytes: magic1, extended_size, xfeatures and xstate_size stand at
+        // 464, MXCSR_MASK at 28.
         unsafe {
             Software {
                 xfeatures: x.add(SOFTWARE + 8).cast::<u64>().read_unaligned(),
@@ -112,7 +113,8 @@ impl Frame {
         }
     }
 
-    /// Puts a state into the frame; `xstate_size` is [`Software::xstate_size`]. DS, ES, FS, GS and the bases are not in a frame.
+    /// Puts a state into the frame; `xstate_size` is [`Software::xstate_size`]. DS, ES, FS, GS and the bases
+    /// are not in a frame.
     pub fn give(self, state: &State, xstate_size: usize) {
         for (value, n) in state.gpr.iter().zip(GPR) {
             self.write(n, *value);
@@ -122,8 +124,9 @@ impl Frame {
         self.write(REG_CSGSFS, state.selectors[1] as u64 | (state.selectors[2] as u64) << 48);
         let len = xstate_size.min(XSAVE);
         let (from, to) = (state.xsave.as_ptr(), self.xstate());
-        // SAFETY: the frame's image has `xstate_size` bytes, the state's XSAVE; the kernel's own words stay as they are, and
-        // its second magic stands behind the image. The two do not overlap: one is on the signal stack, one in the mailbox.
+        // SAFETY: the frame's image has `xstate_size` bytes, the state's XSAVE; the kernel's own words stay
+        // as they are, and its second magic stands behind the image. The two do not overlap: one is on the
+        // signal stack, one in the mailbox.
         unsafe {
             (&raw mut (*self.context).uc_flags).write(FLAGS);
             std::ptr::copy_nonoverlapping(from, to, SOFTWARE);

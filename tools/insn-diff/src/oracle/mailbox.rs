@@ -1,4 +1,5 @@
-//! What parent and child share, as plain integers in one mapping: the batch, its answers, and two futex words.
+//! What parent and child share, as plain integers in one mapping: the batch, its answers, and two futex
+//! words.
 //!
 //! Layout only; who writes when is said at each field. The child's side is `child`, the parent's `super`.
 
@@ -17,7 +18,8 @@ pub const WAITING: u32 = 0;
 pub const DONE: u32 = 1;
 /// The case asked for the system call whose number is in `detail`.
 pub const SYSTEM_CALL: u32 = 2;
-/// The host cannot be put into the case's state: found by the parent, or by a fault before the case's first byte.
+/// The host cannot be put into the case's state: found by the parent, or by a fault before the case's first
+/// byte.
 pub const REFUSED: u32 = 3;
 
 /// The child is not ready yet. Other values: [`READY`], or a step of `child::STEPS` (from 2) and its errno.

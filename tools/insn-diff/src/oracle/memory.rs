@@ -1,6 +1,6 @@
-//! The memory that parent and child share: one memfd with the backing (28 KiB, the layout's areas one behind the other) and the
-//! mailbox. The parent maps it once, above 4 GiB; the child inherits that mapping and maps the areas from it a second time,
-//! at their linear addresses and with their permissions.
+//! The memory that parent and child share: one memfd with the backing (28 KiB, the layout's areas one behind
+//! the other) and the mailbox. The parent maps it once, above 4 GiB; the child inherits that mapping and maps
+//! the areas from it a second time, at their linear addresses and with their permissions.
 
 use super::OracleError;
 use super::mailbox::Mailbox;

@@ -1,27 +1,37 @@
-//! The host's processor as an oracle: a child process executes a case's own bytes, at the case's own addresses, and tells what came of it.
+//! The host's processor as an oracle: a child process executes a case's own bytes, at the case's own
+//! addresses, and tells what came of it.
 //!
-//! The child (`child`) is a fork of this process with the pages of [`crate::layout`] at their linear addresses. A case begins by
-//! rt_sigreturn from a frame (`frame`) that holds its state, and ends by the signal of the exception it ends with; what a frame does
-//! not hold (DS, ES, FS, GS and two bases) is set and read by a few instructions of assembler (`entry`). A seccomp filter (`seccomp`) gives
-//! a case no system call. Parent and child share one mapping (`memory`, `mailbox`): a batch goes out and comes back with two futex calls.
+//! The child (`child`) is a fork of this process with the pages of [`crate::layout`] at their linear
+//! addresses. A case begins by rt_sigreturn from a frame (`frame`) that holds its state, and ends by the
+//! signal of the exception it ends with; what a frame does not hold (DS, ES, FS, GS and two bases) is set and
+//! read by a few instructions of assembler (`entry`). A seccomp filter (`seccomp`) gives a case no system
+//! call. Parent and child share one mapping (`memory`, `mailbox`): a batch goes out and comes back with two
+//! futex calls.
 //!
 //! It shares no code with the emulator. `unsafe` is needed for all of this: fork, mappings, frames, code.
 //!
-//! What a frame does not tell as the processor would, on Linux 6.18 and a Zen 4 under KVM; whoever compares has to know:
+//! What a frame does not tell as the processor would, on Linux 6.18 and a Zen 4 under KVM; whoever compares
+//! has to know:
 //!
-//! - XSTATE_BV always has x87 and SSE: the kernel sets both bits. Of the others, [`Outcome::xsave`] has those that differ from their
-//!   initial state, whatever the processor tracks (XINUSE): that varies from run to run, and XGETBV with ECX=1, XSAVEOPT and XSAVEC show it.
-//! - AMD's XSAVE stores FOP, FIP and FDP as zero unless FSW.ES is set. FNSTENV has them always: an x87 instruction followed by
-//!   FNSTENV, with [`End::Trap`], shows them, unless the child is preempted between the two, which loses them: look twice.
-//! - SGDT, SIDT, SLDT, STR and SMSW are emulated by Linux where there is UMIP, with made-up values; a single step ends one
-//!   instruction later then, at the UD2.
+//! - XSTATE_BV always has x87 and SSE: the kernel sets both bits. Of the others, [`Outcome::xsave`] has those
+//!   that differ from their initial state, whatever the processor tracks (XINUSE): that varies from run to
+//!   run, and XGETBV with ECX=1, XSAVEOPT and XSAVEC show it.
+//! - AMD's XSAVE stores FOP, FIP and FDP as zero unless FSW.ES is set. FNSTENV has them always: an x87
+//!   instruction followed by FNSTENV, with [`End::Trap`], shows them, unless the child is preempted between
+//!   the two, which loses them: look twice.
+//! - SGDT, SIDT, SLDT, STR and SMSW are emulated by Linux where there is UMIP, with made-up values; a single
+//!   step ends one instruction later then, at the UD2.
 //! - A null selector's RPL is lost by the IRET into the case.
 //! - RFLAGS.RF is set in a fault's frame and clear in a trap's.
-//! - A hypervisor's own: #DB by INT1 (F1H) has the address of INT1, not the one behind it, and VMMCALL answers -1 in RAX.
+//! - A hypervisor's own: #DB by INT1 (F1H) has the address of INT1, not the one behind it, and VMMCALL
+//!   answers -1 in RAX.
+//! - Selector 7BH names a segment of Linux's, whose limit is the processor's number; LAR, LSL and VERR see
+//!   it, and what else of the kernel's GDT user mode may see.
 //! - CR2 in the upper half goes with a P bit in the error code, which the kernel sets.
 //!
-//! A case costs 18 us if it faults and 24 us if it is single-stepped (examples/oracle_cost.rs, EPYC 9004 under KVM, two busy
-//! processors), of which the signal's way through the kernel is 13 us and the parent's part 2 us; batches of 16 or more.
+//! A case costs 18 us if it faults and 24 us if it is single-stepped (examples/oracle_cost.rs, EPYC 9004
+//! under KVM, two busy processors), of which the signal's way through the kernel is 13 us and the parent's
+//! part 2 us; batches of 16 or more.
 #![allow(unsafe_code)]
 
 mod child;
@@ -186,7 +196,8 @@ impl Oracle {
             self.process = None;
             let at = self.mailbox().progress.load(Acquire);
             let lost = match stop {
-                // It got on after all, just before it was killed: the case at which it stood then is not to blame.
+                // It got on after all, just before it was killed: the case at which it stood then is not to
+                // blame.
                 Stop::Hung(seen) if seen != at => None,
                 Stop::Hung(_) => Some(Lost::Hung),
                 Stop::Died(signal) => Some(Lost::Died(signal)),
@@ -232,8 +243,9 @@ impl Oracle {
     }
 
     fn mailbox(&self) -> &Mailbox {
-        // SAFETY: mapped as long as `self.shared` lives. Of what the child writes, only the atomic words are read while it works; the
-        // frame's three words it writes before `Process::start` returns, and the same ones each time.
+        // SAFETY: mapped as long as `self.shared` lives. Of what the child writes, only the atomic words are
+        // read while it works; the frame's three words it writes before `Process::start` returns, and the
+        // same ones each time.
         unsafe { &*self.shared.mailbox() }
     }
 
@@ -274,8 +286,8 @@ impl Oracle {
 /// CF, PF, AF, ZF, SF, DF, OF, NT, AC, ID: the flags that a case chooses.
 const FLAGS: u64 = 0x8d5 | 1 << 10 | 1 << 14 | 1 << 18 | 1 << 21;
 
-/// Why the host cannot take on this state, if it cannot: what the kernel would refuse at rt_sigreturn, where its refusal looks like
-/// a fault of the case.
+/// Why the host cannot take on this state, if it cannot: what the kernel would refuse at rt_sigreturn, where
+/// its refusal looks like a fault of the case.
 fn refusal(case: &Case, mailbox: &Mailbox, pkru: Option<usize>) -> Option<&'static str> {
     let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|n| case.xsave[at + n]));
     let mxcsr = u32::from_le_bytes(std::array::from_fn(|n| case.xsave[24 + n]));
@@ -338,9 +350,10 @@ fn push(lines: &mut Lines, offset: usize, bytes: &[u8]) {
     }
 }
 
-/// Writes extended components in one way of two: XSTATE_BV's bit is set if they are not in their initial state, which is zero for all
-/// of them, and clear with zero bytes if they are. The processor may track that otherwise, from one run to the next too: a preempted
-/// child comes back with bits set that were clear. (SDM vol. 1, 13.6, XINUSE)
+/// Writes extended components in one way of two: XSTATE_BV's bit is set if they are not in their initial
+/// state, which is zero for all of them, and clear with zero bytes if they are. The processor may track that
+/// otherwise, from one run to the next too: a preempted child comes back with bits set that were clear. (SDM
+/// vol. 1, 13.6, XINUSE)
 fn normalize(xsave: &mut [u8; XSAVE], components: &[(u32, std::ops::Range<usize>)]) {
     for (bit, bytes) in components {
         let (byte, mask) = (512 + *bit as usize / 8, 1 << (bit % 8));

@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 const FSGSBASE: u64 = 2;
 /// A wait's length; a child's death is noticed after that.
 static WAIT: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 10_000_000 };
-/// Ticks (10 ms) of the child's processor time at one case that make it hung. Time on the wall would call a child hung that a busy
-/// machine does not let run.
+/// Ticks (10 ms) of the child's processor time at one case that make it hung. Time on the wall would call a
+/// child hung that a busy machine does not let run.
 const HUNG_TICKS: u64 = 20;
 /// Waits without progress that make a child hung whatever its processor time: half a minute.
 const HUNG_WAITS: u32 = 3000;
@@ -70,8 +70,8 @@ impl Process {
         mailbox.finished.store(0, Relaxed);
         // SAFETY: takes no pointer.
         let parent = unsafe { libc::getpid() };
-        // A fork without atfork handlers and without SIGCHLD at its end.
-        // SAFETY: no flags and no new stack: the child is a copy, and calls nothing but `live`, which is made for that.
+        // A fork without atfork handlers and without SIGCHLD at its end. SAFETY: no flags and no new stack:
+        // the child is a copy, and calls nothing but `live`, which is made for that.
         let pid = unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) } as i32;
         match pid {
             // SAFETY: this is the new process.

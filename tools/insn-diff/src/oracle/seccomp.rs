@@ -1,6 +1,6 @@
-//! The filter that keeps a case from the kernel: a system call is allowed only from the child's own two SYSCALL instructions,
-//! told by the instruction pointer. Whatever else enters (SYSCALL, SYSENTER, INT 80H, of either ABI) becomes SIGSYS.
-//! (seccomp(2); the fields are `struct seccomp_data`'s.)
+//! The filter that keeps a case from the kernel: a system call is allowed only from the child's own two
+//! SYSCALL instructions, told by the instruction pointer. Whatever else enters (SYSCALL, SYSENTER, INT 80H,
+//! of either ABI) becomes SIGSYS. (seccomp(2); the fields are `struct seccomp_data`'s.)
 
 use super::entry::{oracle_launch_syscall, oracle_system_call_syscall};
 use libc::sock_filter;

@@ -199,8 +199,8 @@ fn floating_point_exceptions() {
 
 #[test]
 fn x87_pointers() {
-    // fld dword [rbx]; fnstenv [rsi]. AMD's XSAVE gives the pointers only if an exception is pending, FNSTENV always.
-    // A preemption between the two loses them, so a few attempts are allowed.
+    // fld dword [rbx]; fnstenv [rsi]. AMD's XSAVE gives the pointers only if an exception is pending, FNSTENV
+    // always. A preemption between the two loses them, so a few attempts are allowed.
     let fld = trap(case64(&[0xd9, 0x03, 0xd9, 0x36]));
     let lost = |o: &Outcome| o.memory[0].1[12..16] == [0; 4];
     let attempts = |c: &Case| (0..9).map(|_| once(c)).find(|o| !lost(o)).expect("pointers");
