@@ -21,6 +21,8 @@ pub mod cr;
 pub mod debug;
 pub mod event;
 pub mod exit;
+#[cfg(feature = "fault-injection")]
+pub mod faults;
 pub mod host;
 pub mod host_cpu;
 pub mod host_rules;

@@ -77,6 +77,17 @@ const FAMILIES: &[Select] = &[
 
 /// The handler of a decoded instruction.
 pub fn select(i: &Insn) -> Handler {
+    #[cfg(feature = "fault-injection")]
+    if i.fault().is_none()
+        && let Some(wrong) = crate::faults::handler(i)
+    {
+        return wrong;
+    }
+    select_right(i)
+}
+
+/// [`select`] without faults on purpose.
+pub(crate) fn select_right(i: &Insn) -> Handler {
     if i.fault().is_some() {
         return fault;
     }

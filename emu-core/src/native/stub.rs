@@ -320,7 +320,10 @@ pub(super) fn make(
 ) -> Result<Stub, Failed> {
     let row = allow::get(i.code).ok_or(Failed::Refused)?;
     let mut stub = Stub { mxcsr: row.mxcsr, ..Stub::NONE };
-    let plan = plan(i, factory, &mut stub)?;
+    #[cfg_attr(not(feature = "fault-injection"), allow(unused_mut))]
+    let mut plan = plan(i, factory, &mut stub)?;
+    #[cfg(feature = "fault-injection")]
+    crate::faults::encoding(&mut plan.insn);
     stub.align = if row.aligned { stub.size } else { 1 };
     stub.flags = plan.insn.rflags_modified() & STATUS != 0;
     set_mask(&mut stub, &plan.insn, row);
