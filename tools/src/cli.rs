@@ -14,6 +14,7 @@ Exit status:
   3  the guest took a triple fault; registers and code are on stderr
   4  internal error: KVM_RUN could not go on; registers and code are on stderr
   5  the time limit (--timeout) ran out
+  6  `softkvm diff` found a difference
 `softkvm demo --run` exits with the status of the commands.";
 
 const EXAMPLES: &str = "\
@@ -24,6 +25,7 @@ Examples:
   softkvm run --kernel vmlinuz --cpus 2 --mem 1G --disk root.img --cmdline 'console=ttyS0 root=/dev/vda'
   softkvm check                             what this host offers, and which backend is used
   softkvm bench                             time from start to init, against QEMU's TCG
+  softkvm diff insn --seconds 60            random instructions on this processor and on softkvm's
 
 The guest's serial console is your terminal: Ctrl-A x leaves, Ctrl-A a types a Ctrl-A.";
 
@@ -52,6 +54,8 @@ pub enum Verb {
     Check(CheckArgs),
     /// Measure the time from start to init against QEMU's TCG
     Bench(BenchArgs),
+    /// Compare softkvm's processor with the one that it runs on
+    Diff(DiffArgs),
 }
 
 /// The clock that the engine runs on.
@@ -152,6 +156,90 @@ pub struct BenchArgs {
     /// Give up on a boot after so many seconds
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = parse_seconds)]
     pub timeout: Duration,
+}
+
+/// `softkvm diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// What is compared
+    #[command(subcommand)]
+    pub verb: DiffVerb,
+}
+
+/// What `softkvm diff` compares.
+#[derive(Debug, Subcommand)]
+pub enum DiffVerb {
+    /// Single instructions: each is executed by the host's processor and by softkvm's, and everything is compared
+    #[command(after_long_help = DIFF_INSN)]
+    Insn(DiffInsnArgs),
+}
+
+const DIFF_INSN: &str = "\
+The host executes the original bytes in a child process, in user mode, with the same registers, flags, vector
+state, memory and page permissions as the guest. A difference is reduced to the smallest case that shows it and
+printed with the command line that repeats it.
+
+Examples:
+  softkvm diff insn                                 half a minute over everything
+  softkvm diff insn --seconds 600 --missing         ten minutes; then what was not reached, and why
+  softkvm diff insn --filter avx2,cmpxchg --seed 7  an extension by name, instructions by a part of theirs
+  softkvm diff insn --case 'code=480fc7c8 rax=5'    one case, both outcomes
+  softkvm diff insn --corpus tests/corpus/insn      the failures of the past
+
+Exit status: 0 no difference; 1 the host cannot be the oracle; 2 bad usage; 6 there are differences.";
+
+/// The modes that `softkvm diff insn` visits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum InsnBits {
+    /// 64-bit mode, and 32-bit code in compatibility mode
+    Both,
+    /// 64-bit mode
+    #[value(name = "64")]
+    Only64,
+    /// 32-bit code in compatibility mode
+    #[value(name = "32")]
+    Only32,
+}
+
+/// `softkvm diff insn`.
+#[derive(Debug, Args)]
+pub struct DiffInsnArgs {
+    /// How long
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = parse_seconds)]
+    pub seconds: Duration,
+    /// In place of a time: visit each form of each instruction so often. With --seed it is the same run each time
+    #[arg(long, value_name = "N", conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
+    pub rounds: Option<u64>,
+    /// Only instructions whose name contains one of these words, or whose extension is one of them (`--filter sse2,vpadd`)
+    #[arg(long, value_name = "WORDS", value_delimiter = ',')]
+    pub filter: Vec<String>,
+    /// Seed of everything random [default: a new one, which is printed]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Code sizes
+    #[arg(long, value_name = "BITS", value_enum, default_value_t = InsnBits::Both)]
+    pub bits: InsnBits,
+    /// Workers, each with a child process for the host's side [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub jobs: Option<u32>,
+    /// Different failures to reduce and print; more are only counted
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub failures: usize,
+    /// List each form that was not reached, with the reason
+    #[arg(long)]
+    pub missing: bool,
+    /// Execute one case, written as a failure prints it, and show both outcomes
+    #[arg(long, value_name = "CASE", conflicts_with_all = ["filter", "seed", "rounds", "corpus", "save"])]
+    pub case: Option<String>,
+    /// Execute the cases of a folder (*.case)
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["filter", "seed", "rounds", "save"])]
+    pub corpus: Option<PathBuf>,
+    /// Write each failure, reduced, to a file in FOLDER
+    #[arg(long, value_name = "FOLDER")]
+    pub save: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A size with an optional K, M or G (KiB, MiB, GiB); a bare number counts MiB. Rounded up to a page.

@@ -1,6 +1,6 @@
 //! The program `softkvm`: reads the command line, starts a verb, and turns its end into an exit status.
 //!
-//! A module per verb (`run`, `demo`, `check`, `bench`); `machine` is the virtual PC and `devices` what it is
+//! A module per verb (`run`, `demo`, `check`, `bench`, `diff`); `machine` is the virtual PC and `devices` what it is
 //! made of. Nothing here knows how a guest's processor works: that is behind `kvm`, the one place that names
 //! the KVM that all of it runs on.
 
@@ -10,6 +10,7 @@ mod check;
 mod cli;
 mod demo;
 mod devices;
+mod diff;
 mod guest_ram;
 mod kvm;
 mod machine;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Verb::Demo(args) => demo::demo(args),
         Verb::Check(args) => check::check(args),
         Verb::Bench(args) => bench::bench(args),
+        Verb::Diff(args) => diff::diff(args),
     };
     ExitCode::from(status.unwrap_or_else(|failure| {
         eprintln!("softkvm: {failure}");

@@ -16,6 +16,8 @@ pub const STATUS_TRIPLE_FAULT: u8 = 3;
 pub const STATUS_INTERNAL: u8 = 4;
 /// `--timeout` ran out.
 pub const STATUS_TIMEOUT: u8 = 5;
+/// `softkvm diff` found that two processors differ.
+pub const STATUS_MISMATCH: u8 = 6;
 
 /// The end of a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -668,13 +668,17 @@ impl Vcpu for SoftVcpu {
     fn get_xsave(&mut self) -> Result<Vec<u8>> {
         let v = self.core();
         let mut area = v.xsave.bytes.to_vec();
+        let mut bv = v.xsave.xstate_bv();
+        // As XSAVE does (SDM vol. 1, 13.7): MXCSR counts as SSE state.
+        if v.xsave.mxcsr() != xsave::MXCSR_INIT {
+            bv |= 2;
+        }
         let pkru = v.pkru;
         if let Some(at) = Self::pkru_offset() {
             area[at..at + 4].copy_from_slice(&pkru.to_le_bytes());
-            let mut bv = v.xsave.xstate_bv() & !(1 << 9);
-            bv |= u64::from(pkru != 0) << 9;
-            area[xsave::XSTATE_BV..xsave::XSTATE_BV + 8].copy_from_slice(&bv.to_le_bytes());
+            bv = bv & !(1 << 9) | u64::from(pkru != 0) << 9;
         }
+        area[xsave::XSTATE_BV..xsave::XSTATE_BV + 8].copy_from_slice(&bv.to_le_bytes());
         Ok(area)
     }
 

@@ -3,11 +3,13 @@
 //! undefined is [`crate::undefined`]'s. Approximations are not here: both machines have the same silicon.
 
 use crate::case::{Case, Outcome};
+use crate::coverage::features;
 use crate::image;
 use crate::layout;
 use crate::operand;
 use crate::undefined::{self, Place, ZF};
 use iced_x86::{Instruction, Mnemonic, OpKind};
+use std::sync::LazyLock;
 
 /// What is left out of one comparison.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -124,6 +126,13 @@ pub const EXEMPTIONS: &[Exemption] = &[
 
 /// Addresses from here on: the host's kernel sets the P bit in the error code that it shows, whatever the page is.
 pub const UPPER_HALF: u64 = 0x7fff_ffff_f000;
+
+/// Whether the oracle cannot show FIP, FDP and FOP: AMD's XSAVE, which makes the signal frame, stores them as 0 (or not at
+/// all) unless FSW.ES says that an exception is pending (APM vol. 5, FXSAVE). What FNSTENV stores is compared always.
+pub fn pointers_are_hidden(fsw: u16) -> bool {
+    static AMD: LazyLock<bool> = LazyLock::new(features::host_is_amd);
+    *AMD && fsw & 0x80 == 0
+}
 
 /// Exception vectors that matter here.
 const GP: u8 = 13;

@@ -17,6 +17,7 @@ pub mod image;
 pub mod layout;
 pub mod operand;
 pub mod oracle;
+pub mod run;
 pub mod shrink;
 pub mod text;
 pub mod undefined;

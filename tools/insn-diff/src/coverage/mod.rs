@@ -5,7 +5,7 @@
 
 mod counts;
 mod denominator;
-mod features;
+pub mod features;
 
 pub use counts::{Coverage, Reached};
 pub use denominator::{Class, Denominator, avoided};

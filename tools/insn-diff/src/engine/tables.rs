@@ -122,7 +122,7 @@ pub(super) fn write(memory: &Memory) -> Result<(), EngineError> {
     put(HIGH_PDPT, HIGH_PD | open)?;
     put(HIGH_PD, HIGH_PT | open)?;
     for n in 0..KERNEL_PAGES {
-        put(HIGH_PT + 8 * n, KERNEL_GPA + n * PAGE | PRESENT | WRITABLE | ACCESSED_DIRTY)?;
+        put(HIGH_PT + 8 * n, (KERNEL_GPA + n * PAGE) | PRESENT | WRITABLE | ACCESSED_DIRTY)?;
     }
     let mut gpa = BACKING_GPA;
     for Area { start, pages, permission } in layout::AREAS {
