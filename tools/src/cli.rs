@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::demo::closure::package_name;
+
 /// The statuses of `outcome`, in words.
 const EXIT_STATUSES: &str = "\
 Exit status:
@@ -21,6 +23,8 @@ const EXAMPLES: &str = "\
 Examples:
   softkvm demo                              a Debian kernel and a shell, ready in one command
   softkvm demo --run 'uname -a; free'       run commands in the guest, get their output and status
+  softkvm demo --packages openssl,zstd --run 'openssl speed -seconds 1 sha256'
+                                            the same with Debian's packages in the guest
   softkvm run --kernel vmlinuz --initrd initrd.img --cmdline 'console=ttyS0'
   softkvm run --kernel vmlinuz --cpus 2 --mem 1G --disk root.img --cmdline 'console=ttyS0 root=/dev/vda'
   softkvm check                             what this host offers, and which backend is used
@@ -70,9 +74,9 @@ pub enum EngineClock {
 /// Options that every guest has.
 #[derive(Debug, Clone, Args)]
 pub struct GuestArgs {
-    /// Guest memory: a number with K, M or G; without a letter, MiB
-    #[arg(long = "mem", value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
-    pub memory: u64,
+    /// Guest memory: a number with K, M or G; without a letter, MiB [default: 512M, and more where demo --packages needs it]
+    #[arg(long = "mem", value_name = "SIZE", value_parser = parse_size)]
+    pub memory: Option<u64>,
     /// Number of vCPUs; each runs in a thread of its own
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub cpus: u32,
@@ -91,6 +95,16 @@ pub struct GuestArgs {
     /// Print how it ended to stderr, as one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+impl GuestArgs {
+    /// What a guest has if nobody says otherwise.
+    pub const DEFAULT_MEMORY: u64 = 512 << 20;
+
+    /// The guest's memory in bytes.
+    pub fn memory_size(&self) -> u64 {
+        self.memory.unwrap_or(Self::DEFAULT_MEMORY)
+    }
 }
 
 /// `softkvm run`.
@@ -116,6 +130,12 @@ pub struct DemoArgs {
     /// Run COMMANDS with the guest's shell, print exactly their output, and exit with their status
     #[arg(long, value_name = "COMMANDS", allow_hyphen_values = true)]
     pub run: Option<String>,
+    /// Debian packages for the guest, commas between them: they and what they depend on are its root. Fetched once
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = package_name, conflicts_with = "builtin")]
+    pub packages: Vec<String>,
+    /// With --packages: print the folder that is the guest's root, for `unshare -r chroot`, and boot nothing
+    #[arg(long, requires = "packages", conflicts_with = "run")]
+    pub print_root: bool,
     /// With --run: show the guest's console on stderr
     #[arg(long, requires = "run")]
     pub verbose: bool,
@@ -307,13 +327,16 @@ mod tests {
     fn options_have_the_documented_defaults() {
         let cli = Cli::try_parse_from(["softkvm", "run", "--kernel", "k"]).unwrap();
         let Verb::Run(run) = cli.verb else { panic!("run") };
-        assert_eq!((run.guest.memory, run.guest.cpus), (512 << 20, 1));
+        assert_eq!((run.guest.memory_size(), run.guest.cpus), (512 << 20, 1));
         assert_eq!(run.cmdline, "console=ttyS0");
         assert_eq!(run.guest.engine_clock, EngineClock::Real);
         for bad in [
             &["run"][..],
             &["run", "--kernel", "k", "--cpus", "-1"],
             &["demo", "--builtin", "--run", "x"],
+            &["demo", "--builtin", "--packages", "zstd"],
+            &["demo", "--packages", "zstd;reboot"],
+            &["demo", "--print-root"],
             &["fly"],
             &[],
         ] {

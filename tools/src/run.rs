@@ -46,7 +46,7 @@ fn read(path: &Path, option: &str) -> Result<Vec<u8>, Failure> {
 pub fn on_terminal(payload: Payload, guest: &GuestArgs) -> Result<MachineReport, Failure> {
     let console: Sink = Box::new(std::io::stdout());
     let machine = Machine::new(MachineConfig {
-        memory: guest.memory,
+        memory: guest.memory_size(),
         cpus: guest.cpus,
         clock: guest.engine_clock,
         disk: guest.disk.clone(),

@@ -26,7 +26,7 @@ pub fn bench(args: BenchArgs) -> Result<u8, Failure> {
     let files = cache::debian_guest(false).map_err(Failure::Host)?;
     let qemu = qemu::find(args.qemu.as_deref()).map_err(Failure::Host)?;
     let marker = marker::fresh().map_err(|error| Failure::host("/dev/urandom", error))?;
-    let initrd = initramfs::build(&files, &Init::Announce { marker: marker.clone() }, false)
+    let initrd = initramfs::build(&files, None, &Init::Announce { marker: marker.clone() }, false)
         .map_err(|error| Failure::host("building the initramfs", error))?;
     let folder = TempDir::new().map_err(|error| Failure::host("temporary folder", error))?;
     let initrd_path = folder.as_path().join("initrd");

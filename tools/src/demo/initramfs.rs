@@ -2,8 +2,10 @@
 //!
 //! What /init does with it is the shell script in this file.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -33,10 +35,14 @@ pub enum Init {
 pub const DISK_MODULES: [&str; 4] = ["virtio_ring", "virtio", "virtio_mmio", "virtio_blk"];
 
 const PROLOGUE: &str = r#"#!/bin/sh
-export PATH=/bin HOME=/root TERM="${TERM:-linux}"
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM="${TERM:-linux}"
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
+ln -s /proc/self/fd /dev/fd
+ln -s fd/0 /dev/stdin
+ln -s fd/1 /dev/stdout
+ln -s fd/2 /dev/stderr
 hostname softkvm
 for module in virtio_ring virtio virtio_mmio virtio_blk; do
     [ -e /modules/$module.ko ] && insmod /modules/$module.ko
@@ -85,21 +91,15 @@ read -r answer
 /bin/poweroff -f
 "#;
 
-/// Builds the archive.
-pub fn build(files: &GuestFiles, init: &Init, disk: bool) -> io::Result<Vec<u8>> {
+/// Builds the archive: of busybox alone, or of the folder `root` (see `root`).
+pub fn build(files: &GuestFiles, root: Option<&Path>, init: &Init, disk: bool) -> io::Result<Vec<u8>> {
     let mut archive = Archive::default();
-    for directory in ["bin", "dev", "modules", "proc", "root", "sys", "tmp", "etc"] {
-        archive.directory(directory)?;
+    match root {
+        Some(root) => archive.tree(root, "", &mut BTreeMap::new())?,
+        None => archive.busybox_root(files)?,
     }
-    archive.link("sbin", "bin")?;
     archive.node("dev/console", (5, 1))?;
     archive.node("dev/null", (1, 3))?;
-    archive.file("bin/busybox", 0o755, &fs::read(files.busybox())?)?;
-    for applet in applets(&files.busybox())? {
-        archive.link(&format!("bin/{applet}"), "busybox")?;
-    }
-    archive.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n")?;
-    archive.file("etc/group", 0o644, b"root:x:0:\n")?;
     if disk {
         for name in DISK_MODULES {
             let path = files.module(name);
@@ -119,7 +119,7 @@ pub fn build(files: &GuestFiles, init: &Init, disk: bool) -> io::Result<Vec<u8>>
 }
 
 /// The names that this busybox answers to. It is a static program for this architecture, so it can say itself.
-fn applets(busybox: &Path) -> io::Result<Vec<String>> {
+pub fn applets(busybox: &Path) -> io::Result<Vec<String>> {
     let output = Command::new(busybox).arg("--list").output()?;
     if !output.status.success() {
         return Err(io::Error::other(format!("{} --list: {}", busybox.display(), output.status)));
@@ -146,11 +146,70 @@ struct Archive {
 }
 
 impl Archive {
+    fn busybox_root(&mut self, files: &GuestFiles) -> io::Result<()> {
+        for directory in ["bin", "dev", "modules", "proc", "root", "sys", "tmp", "etc"] {
+            self.directory(directory)?;
+        }
+        self.link("sbin", "bin")?;
+        self.file("bin/busybox", 0o755, &fs::read(files.busybox())?)?;
+        for applet in applets(&files.busybox())? {
+            self.link(&format!("bin/{applet}"), "busybox")?;
+        }
+        self.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\n")?;
+        self.file("etc/group", 0o644, b"root:x:0:\n")
+    }
+
+    /// Everything below `folder`, which is `prefix` in the archive. `linked`: files with several names, by their
+    /// inode; the first name brings the contents, the others have none (initramfs' buffer format).
+    fn tree(
+        &mut self,
+        folder: &Path,
+        prefix: &str,
+        linked: &mut BTreeMap<(u64, u64), u32>,
+    ) -> io::Result<()> {
+        let mut entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+        entries.sort_by_key(|entry| entry.file_name());
+        for entry in entries {
+            let path = entry.path();
+            let Ok(name) = entry.file_name().into_string() else {
+                tracing::warn!("{}: left out, its name is not UTF-8", path.display());
+                continue;
+            };
+            let name = format!("{prefix}{name}");
+            let metadata = entry.metadata()?;
+            let mode = metadata.permissions().mode() & 0o7777;
+            if metadata.is_dir() {
+                let builder = Builder::new(&name).ino(self.fresh_inode()).mode(mode).nlink(2);
+                self.entry(builder, ModeFileType::Directory, &[])?;
+                self.tree(&path, &format!("{name}/"), linked)?;
+            } else if metadata.is_symlink() {
+                let target = fs::read_link(&path)?;
+                self.link(&name, &target.to_string_lossy())?;
+            } else if metadata.is_file() {
+                let key = (metadata.dev(), metadata.ino());
+                let known = linked.get(&key).copied();
+                let inode = known.unwrap_or_else(|| self.fresh_inode());
+                let contents = if known.is_some() { Vec::new() } else { fs::read(&path)? };
+                if metadata.nlink() > 1 {
+                    linked.insert(key, inode);
+                }
+                let nlink = u32::try_from(metadata.nlink()).unwrap_or(u32::MAX);
+                let builder = Builder::new(&name).ino(inode).mode(mode).nlink(nlink);
+                self.entry(builder, ModeFileType::Regular, &contents)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fresh_inode(&mut self) -> u32 {
+        self.entries += 1;
+        self.entries
+    }
+
     fn entry(&mut self, builder: Builder, kind: ModeFileType, contents: &[u8]) -> io::Result<()> {
         use io::Write;
-        self.entries += 1;
         let size = u32::try_from(contents.len()).map_err(io::Error::other)?;
-        let builder = builder.ino(self.entries).set_mode_file_type(kind);
+        let builder = builder.set_mode_file_type(kind);
         let mut writer = builder.write(&mut self.bytes, size);
         writer.write_all(contents)?;
         writer.finish()?;
@@ -158,19 +217,27 @@ impl Archive {
     }
 
     fn directory(&mut self, name: &str) -> io::Result<()> {
-        self.entry(Builder::new(name).mode(0o755).nlink(2), ModeFileType::Directory, &[])
+        let inode = self.fresh_inode();
+        self.entry(Builder::new(name).ino(inode).mode(0o755).nlink(2), ModeFileType::Directory, &[])
     }
 
     fn file(&mut self, name: &str, mode: u32, contents: &[u8]) -> io::Result<()> {
-        self.entry(Builder::new(name).mode(mode).nlink(1), ModeFileType::Regular, contents)
+        let inode = self.fresh_inode();
+        self.entry(Builder::new(name).ino(inode).mode(mode).nlink(1), ModeFileType::Regular, contents)
     }
 
     fn link(&mut self, name: &str, target: &str) -> io::Result<()> {
-        self.entry(Builder::new(name).mode(0o777).nlink(1), ModeFileType::Symlink, target.as_bytes())
+        let inode = self.fresh_inode();
+        self.entry(
+            Builder::new(name).ino(inode).mode(0o777).nlink(1),
+            ModeFileType::Symlink,
+            target.as_bytes(),
+        )
     }
 
     fn node(&mut self, name: &str, (major, minor): (u32, u32)) -> io::Result<()> {
-        let builder = Builder::new(name).mode(0o600).nlink(1).rdev_major(major).rdev_minor(minor);
+        let inode = self.fresh_inode();
+        let builder = Builder::new(name).ino(inode).mode(0o600).nlink(1).rdev_major(major).rdev_minor(minor);
         self.entry(builder, ModeFileType::Char, &[])
     }
 
@@ -212,6 +279,32 @@ mod tests {
             ("null", 0o020600, 3, 0),
         ];
         assert_eq!(seen, wanted.map(|(name, mode, minor, size)| (name.to_string(), mode, minor, size)));
+    }
+
+    #[test]
+    fn a_folder_becomes_a_root() {
+        let folder = vmm_sys_util::tempdir::TempDir::new().unwrap();
+        let root = folder.as_path();
+        fs::create_dir(root.join("bin")).unwrap();
+        fs::write(root.join("bin/tool"), b"#!").unwrap();
+        fs::hard_link(root.join("bin/tool"), root.join("bin/twin")).unwrap();
+        std::os::unix::fs::symlink("bin/tool", root.join("link")).unwrap();
+        let mut archive = Archive::default();
+        archive.tree(root, "", &mut BTreeMap::new()).unwrap();
+        let bytes = archive.finish().unwrap();
+        let mut rest = bytes.as_slice();
+        let mut seen = Vec::new();
+        loop {
+            let reader = cpio::newc::Reader::new(rest).unwrap();
+            if reader.entry().is_trailer() {
+                break;
+            }
+            let entry = reader.entry();
+            seen.push((entry.name().to_string(), entry.ino(), entry.nlink(), entry.file_size()));
+            rest = reader.finish().unwrap();
+        }
+        let wanted = [("bin", 1, 2, 0), ("bin/tool", 2, 2, 2), ("bin/twin", 2, 2, 0), ("link", 3, 1, 8)];
+        assert_eq!(seen, wanted.map(|(name, inode, links, size)| (name.to_string(), inode, links, size)));
     }
 
     #[test]

@@ -8,7 +8,9 @@ use std::fs;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use super::closure;
 
 /// apt for one fetch.
 pub struct Apt {
@@ -53,12 +55,15 @@ impl Apt {
         let mut files = Vec::new();
         let entries =
             fs::read_dir(&downloads).map_err(|error| format!("{}: {error}", downloads.display()))?;
+        let mut progress = Progress::new();
         for entry in entries.flatten() {
+            progress.show(&format!("unpacking, {} of {}", files.len() + 1, packages.len()));
             let path = entry.path();
             let mut unpack = Command::new("dpkg-deb");
             run(unpack.arg("-x").arg(&path).arg(into))?;
             files.push(entry.file_name().to_string_lossy().into_owned());
         }
+        progress.end();
         fs::remove_dir_all(&downloads).map_err(|error| format!("{}: {error}", downloads.display()))?;
         files.sort();
         Ok(files)
@@ -108,12 +113,24 @@ impl Apt {
         }
     }
 
+    /// `names` and all that they depend on, on a system where nothing is installed: see `closure`.
+    pub fn closure(&self, names: &[String]) -> Result<Vec<String>, String> {
+        const EMPTY: [&str; 2] = ["-o", "Dir::State::status=/dev/null"];
+        let mut install = self.apt("apt-get");
+        install.args(EMPTY).args(["-s", "--no-install-recommends", "-o", "Debug::NoLocking=1", "install"]);
+        let output = run(install.args(names))?;
+        let packages = would_install(&String::from_utf8_lossy(&output.stdout));
+        let mut show = self.apt("apt-cache");
+        let output = run(show.args(EMPTY).args(["--no-all-versions", "show"]).args(packages))?;
+        Ok(closure::without_drivers(names, &String::from_utf8_lossy(&output.stdout)))
+    }
+
     /// Downloads packages into `into`, with a progress line if somebody watches.
     fn download(&self, packages: &[String], into: &Path) -> Result<(), String> {
         let what =
             if packages.len() <= 3 { packages.join(", ") } else { format!("{} packages", packages.len()) };
-        let watched = std::io::stderr().is_terminal();
-        if !watched {
+        let mut progress = Progress::new();
+        if !progress.watched {
             eprintln!("softkvm: fetching {what}");
         }
         let mut command = self.apt("apt-get");
@@ -122,19 +139,40 @@ impl Apt {
         loop {
             match child.try_wait().map_err(|error| error.to_string())? {
                 Some(_) => break,
-                None if watched => {
-                    eprint!("\r\x1b[Ksoftkvm: fetching {what}: {:.1} MB", folder_size(into) as f64 / 1e6);
-                    let _ = std::io::stderr().flush();
-                }
-                None => {}
+                None => progress.show(&format!("fetching {what}: {:.1} MB", folder_size(into) as f64 / 1e6)),
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        if watched {
-            eprintln!();
-        }
+        progress.end();
         let output = child.wait_with_output().map_err(|error| error.to_string())?;
         succeeded(&command, output).map(drop)
+    }
+}
+
+/// A line on the terminal that tells how far it is, once it takes longer than two seconds.
+struct Progress {
+    watched: bool,
+    start: Instant,
+    shown: bool,
+}
+
+impl Progress {
+    fn new() -> Progress {
+        Progress { watched: std::io::stderr().is_terminal(), start: Instant::now(), shown: false }
+    }
+
+    fn show(&mut self, text: &str) {
+        if self.watched && self.start.elapsed() > Duration::from_secs(2) {
+            self.shown = true;
+            eprint!("\r\x1b[Ksoftkvm: {text}");
+            let _ = std::io::stderr().flush();
+        }
+    }
+
+    fn end(self) {
+        if self.shown {
+            eprintln!();
+        }
     }
 }
 
