@@ -52,10 +52,11 @@ done
 const SHELL: &str = r#"
 echo
 echo "Debian's kernel $(uname -r) on softkvm, $(nproc) CPU(s), $(free -m | awk '/^Mem/ {print $2}') MiB."
-echo "This is busybox' shell. 'exit' or 'poweroff -f' ends the guest, Ctrl-A x leaves it."
+shell=$(command -v bash || echo 'busybox sh')
+echo "This is $shell. 'exit' or 'poweroff -f' ends the guest, Ctrl-A x leaves it."
 echo
 cd /root
-setsid cttyhack sh
+setsid cttyhack $shell
 sync
 poweroff -f
 "#;

@@ -20,6 +20,10 @@ const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
 const FOLDERS: [&str; 10] =
     ["dev", "etc", "modules", "proc", "root", "run", "sys", "tmp", "usr/bin", "usr/sbin"];
 
+/// Debian's own shell, in every root. busybox' shell runs its own applets before it looks for a program: with it,
+/// `gzip` would not be the package's.
+const SHELL: &str = "dash";
+
 /// Read by people and by desktops.
 const UNREAD: [&str; 12] = [
     "usr/share/applications",
@@ -53,7 +57,8 @@ pub fn debian_root(files: &GuestFiles, packages: &[String], refresh: bool) -> Re
         let root = staging.join("root");
         let failed = |error: Error| format!("{}: {error}", root.display());
         fs::create_dir_all(&root).map_err(failed)?;
-        let fetched = Apt::new(&cache).fetch(|apt| apt.closure(&names), &root)?;
+        let wanted: Vec<String> = names.iter().cloned().chain([SHELL.into()]).collect();
+        let fetched = Apt::new(&cache).fetch(|apt| apt.closure(&wanted), &root)?;
         finish(&root, files).map_err(failed)?;
         fs::write(staging.join("packages"), fetched.join("\n") + "\n").map_err(failed)
     });
@@ -117,6 +122,9 @@ fn finish(root: &Path, files: &GuestFiles) -> Result<(), Error> {
         if !root.join("etc").join(name).exists() {
             fs::write(root.join("etc").join(name), text)?;
         }
+    }
+    if root.join("usr/bin/sh").symlink_metadata().is_err() {
+        symlink(SHELL, root.join("usr/bin/sh"))?;
     }
     let busybox = root.join("usr/bin/busybox");
     fs::copy(files.busybox(), &busybox)?;
