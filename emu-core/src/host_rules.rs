@@ -23,6 +23,19 @@ pub struct HostRules {
     pub saves_pointers_with_error_only: bool,
     /// FIP and FDP, when loaded from an area with 64-bit pointers, are sign-extended from this many bits.
     pub x87_pointer_bits: u8,
+    /// #AC is raised by misaligned vector accesses of 16 bytes and more too, at 16 bytes: AMD's processors (tried on Zen 4).
+    /// Intel's check accesses of at most 8 bytes (SDM vol. 2A, 2.4, exception types 3 and 4).
+    pub wide_alignment_checks: bool,
+    /// Gathers, scatters and VEX-encoded masked moves raise #AC for an element (SDM vol. 2A, 2.4, types 6 and 12).
+    /// AMD's never do.
+    pub element_alignment_checks: bool,
+    /// The SHA instructions' memory operands need no alignment: AMD's processors, against their manual.
+    pub sha_unaligned: bool,
+    /// An aligned EVEX move whose mask is empty is not held to its alignment: AMD's processors.
+    pub empty_mask_unaligned: bool,
+    /// MASKMOVQ and MASKMOVDQU need all of their destination, whatever the mask, and check it at 8 bytes: AMD's
+    /// processors. SDM vol. 2B, MASKMOVDQU, leaves the faults of masked bytes to the implementation.
+    pub maskmov_reaches_all: bool,
 }
 
 impl HostRules {
@@ -34,7 +47,29 @@ impl HostRules {
             no_x87_selectors: has(cpuid::ZERO_FCS_FDS),
             saves_pointers_with_error_only: amd,
             x87_pointer_bits,
+            wide_alignment_checks: amd,
+            element_alignment_checks: !amd,
+            sha_unaligned: amd,
+            empty_mask_unaligned: amd,
+            maskmov_reaches_all: amd,
         }
+    }
+
+    /// The alignment at which #AC looks for a vector, MMX or x87 operand of `size` bytes; 1: not at all
+    /// (SDM vol. 3A, table 6-7: an 80-bit operand's is 8).
+    pub fn alignment(&self, size: u8) -> u8 {
+        match size {
+            0 | 1 => 1,
+            2 | 4 | 8 => size,
+            3..=15 => 8,
+            _ if self.wide_alignment_checks => 16,
+            _ => 1,
+        }
+    }
+
+    /// As [`HostRules::alignment`], for one element of a gather, a scatter or a VEX-encoded masked move.
+    pub fn element_alignment(&self, size: usize) -> u64 {
+        if self.element_alignment_checks { size as u64 } else { 1 }
     }
 
     /// An x87 pointer as it is kept after loading it from 64 bits.

@@ -176,6 +176,7 @@ impl Vcpu {
     #[cold]
     fn read_slow(&mut self, seg: u8, gva: u64, buf: &mut [u8], access: Access) -> Result {
         self.stats.slow_accesses += 1;
+        self.check_end(seg, gva, buf.len() as u64)?;
         let mut done = 0usize;
         while done < buf.len() {
             let at = gva.wrapping_add(done as u64) & self.part_mask();
@@ -188,6 +189,18 @@ impl Vcpu {
                 Err(f) => return Err(self.mmu_fault(seg, f)),
             }
             done += n;
+        }
+        Ok(())
+    }
+
+    /// An access that leaves the canonical addresses at its end is #GP or #SS before its first page is looked at.
+    #[inline]
+    fn check_end(&mut self, seg: u8, gva: u64, len: u64) -> Result {
+        if (gva & PAGE_MASK) + len > PAGE_SIZE && self.long64() {
+            let last = gva.wrapping_add(len - 1);
+            if self.canonical(gva) && !self.canonical(last) {
+                return Err(self.mmu_fault(seg, MmuFault::NonCanonical));
+            }
         }
         Ok(())
     }
@@ -311,6 +324,7 @@ impl Vcpu {
 
     /// Checks that `len` bytes at a linear address allow `access`, without touching them.
     pub fn probe_lin(&mut self, seg: u8, gva: u64, len: u64, access: Access) -> Result {
+        self.check_end(seg, gva, len)?;
         let mut done = 0;
         while done < len {
             let at = gva.wrapping_add(done) & self.part_mask();
@@ -448,18 +462,55 @@ impl Vcpu {
 
     // ---- alignment and data breakpoints ------------------------------------------------------
 
-    /// #AC where it is armed (SDM vol. 3A, 6.15, interrupt 17). #SS/#GP and #PF come later in the SDM's
-    /// order for the same access; the alignment check is made on the linear address first.
+    /// #AC where it is armed (SDM vol. 3A, 6.15, interrupt 17), for an operand that is aligned at its own size: behind
+    /// #SS and #GP, before #PF.
     #[inline]
     pub fn check_alignment(&mut self, _seg: u8, gva: u64, size: u64) -> Result {
-        if self.hot.watch & WATCH_ALIGN != 0
-            && self.cr0.contains(Cr0::AM)
-            && size.is_power_of_two()
-            && gva & (size - 1) != 0
-        {
+        self.check_aligned(gva, size, size)
+    }
+
+    /// #AC where it is armed and `gva` is not a multiple of `align`, a power of two; `size` bytes are accessed.
+    #[inline]
+    pub fn check_aligned(&mut self, gva: u64, size: u64, align: u64) -> Result {
+        if self.hot.watch & WATCH_ALIGN != 0 && align.is_power_of_two() && gva & (align - 1) != 0 {
+            return self.misaligned(gva, size);
+        }
+        Ok(())
+    }
+
+    /// As [`Vcpu::check_aligned`], of an operand at `seg:ea`.
+    #[inline]
+    pub fn check_operand_alignment(&mut self, seg: u8, ea: u64, size: u64, align: u64) -> Result {
+        if self.hot.watch & WATCH_ALIGN == 0 {
+            return Ok(());
+        }
+        let gva = self.linear(seg, ea, size, false)?;
+        self.check_aligned(gva, size, align)
+    }
+
+    /// An address that is not canonical is #GP or #SS first.
+    #[cold]
+    fn misaligned(&self, gva: u64, size: u64) -> Result {
+        let last = gva.wrapping_add(size.saturating_sub(1));
+        let valid = !self.long64() || self.canonical(gva) && self.canonical(last);
+        if self.cr0.contains(Cr0::AM) && valid {
             return Err(Stop::Exception(Exception::new(Vector::Ac)));
         }
         Ok(())
+    }
+
+    /// Reads bytes at `seg:ea`, as [`Vcpu::read_bytes`], aligned at `align` where #AC is armed.
+    pub fn read_aligned(&mut self, seg: u8, ea: u64, buf: &mut [u8], align: u64) -> Result {
+        let gva = self.linear(seg, ea, buf.len() as u64, false)?;
+        self.check_aligned(gva, buf.len() as u64, align)?;
+        self.read_bytes_lin(seg, gva, buf)
+    }
+
+    /// Writes bytes at `seg:ea`, as [`Vcpu::write_bytes`], aligned at `align` where #AC is armed.
+    pub fn write_aligned(&mut self, seg: u8, ea: u64, buf: &[u8], align: u64) -> Result {
+        let gva = self.linear(seg, ea, buf.len() as u64, true)?;
+        self.check_aligned(gva, buf.len() as u64, align)?;
+        self.write_bytes_lin(seg, gva, buf)
     }
 
     /// Notes data breakpoints that this access met; they trap after the instruction (SDM vol. 3A, 17.2.4).

@@ -161,6 +161,9 @@ impl Vcpu {
             if !stack.flat && !within_limit(&stack.ss, sp, width) {
                 return Err(Stop::Exception(fault));
             }
+            if stack.cpl == 3 {
+                self.check_aligned(linear(sp), width, width)?;
+            }
             self.probe_lin(Seg::Ss as u8, linear(sp), width, access).map_err(|s| stack_stop(s, fault))?;
         }
         for (n, &v) in (1..=count).zip(values) {

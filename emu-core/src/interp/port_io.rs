@@ -157,6 +157,7 @@ fn ins<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
         c.check_io_permission(port, size)?;
         let ea = c.string_reg(i, RDI);
         // Before the port is read: a device must not lose what memory cannot take.
+        c.check_operand_alignment(ES, ea, T::BYTES, T::BYTES)?;
         c.probe_write(ES, ea, T::BYTES)?;
         let n = batch::<T>(c, i, ES, ea, left, true);
         let request = Request::Pio { port, size, count: n as u32 };

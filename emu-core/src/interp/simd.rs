@@ -4,10 +4,12 @@
 use super::Handler;
 use super::operand::Int;
 use crate::exit::{Result, Stop};
+use crate::host_rules::host_rules;
 use crate::vcpu::Vcpu;
 use crate::{host_cpu, xstate};
 use decoder::{Insn, OperandKind};
 use iced_x86::{Code, EncodingKind, MemorySize, Mnemonic, OpCodeOperandKind};
+use softmmu::Access;
 use x86_arch::Gpr;
 
 pub(crate) fn select(i: &Insn) -> Option<Handler> {
@@ -112,17 +114,26 @@ fn maskmovq(c: &mut Vcpu, i: &Insn) -> Result {
     Ok(())
 }
 
+/// Stores bytes under a mask at seg:[rDI]. `data` is all of the destination.
 fn store_bytes(c: &mut Vcpu, i: &Insn, k: u64, data: &[u8]) -> Result {
+    let ea = c.hot.regs[Gpr::Rdi as usize] & i.mem.mask();
+    let seg = i.mem.seg;
+    if host_rules().maskmov_reaches_all {
+        let len = data.len() as u64;
+        let gva = c.linear(seg, ea, len, true)?;
+        c.check_aligned(gva, len, 8)?;
+        c.probe_lin(seg, gva, len, Access::write(c.cpl == 3))?;
+        return c.store_masked(seg, gva, 1, k, data);
+    }
     if k == 0 {
         return Ok(());
     }
-    let ea = c.hot.regs[Gpr::Rdi as usize] & i.mem.mask();
     // The limit is checked for the bytes that are stored.
     let from = k.trailing_zeros() as u64;
     let to = 64 - k.leading_zeros() as u64;
-    c.linear(i.mem.seg, ea.wrapping_add(from) & i.mem.mask(), to - from, true)?;
-    let gva = c.linear(i.mem.seg, ea, 1, true)?;
-    c.store_masked(i.mem.seg, gva, 1, k, data)
+    c.linear(seg, ea.wrapping_add(from) & i.mem.mask(), to - from, true)?;
+    let gva = c.linear(seg, ea, 1, true)?;
+    c.store_masked(seg, gva, 1, k, data)
 }
 
 /// The width in bytes of a VEX or EVEX instruction's vectors.
@@ -150,7 +161,12 @@ fn masked_load<const SIZE: usize>(c: &mut Vcpu, i: &Insn) -> Result {
     let ea = c.ea(i);
     for n in (0..w / SIZE).filter(|n| k >> n & 1 != 0) {
         let at = ea.wrapping_add((n * SIZE) as u64) & i.mem.mask();
-        c.read_bytes(i.mem.seg, at, &mut v[n * SIZE..(n + 1) * SIZE])?;
+        c.read_aligned(
+            i.mem.seg,
+            at,
+            &mut v[n * SIZE..(n + 1) * SIZE],
+            host_rules().element_alignment(SIZE),
+        )?;
     }
     c.xsave.set_vector(i.r[0], &v);
     Ok(())
@@ -161,8 +177,13 @@ fn masked_store<const SIZE: usize>(c: &mut Vcpu, i: &Insn) -> Result {
     let w = width(i);
     let k = signs(&c.xsave.vector(i.r[1], w)[..w], SIZE);
     let data = c.xsave.vector(i.r[2], w);
+    // Nothing is checked where nothing is stored.
+    if k == 0 {
+        return Ok(());
+    }
     let ea = c.ea(i);
     let gva = c.linear(i.mem.seg, ea, 1, true)?;
+    c.check_aligned(gva, w as u64, host_rules().element_alignment(SIZE))?;
     c.store_masked(i.mem.seg, gva, SIZE, k, &data[..w])
 }
 
@@ -287,7 +308,8 @@ fn gather_vex(c: &mut Vcpu, i: &Insn) -> Result {
         if mask[part.end - 1] & 0x80 != 0 {
             let ea = v.ea(c, i, n);
             let mut b = [0; 8];
-            if let Err(stop) = c.read_bytes(i.mem.seg, ea, &mut b[..size]) {
+            let align = host_rules().element_alignment(size);
+            if let Err(stop) = c.read_aligned(i.mem.seg, ea, &mut b[..size], align) {
                 if matches!(stop, Stop::Exception(_)) && n > 0 {
                     c.xsave.set_vector(d, &data);
                     c.xsave.set_vector(m, &mask);
@@ -326,7 +348,8 @@ fn gather_evex(c: &mut Vcpu, i: &Insn) -> Result {
         if mask >> n & 1 != 0 {
             let ea = v.ea(c, i, n);
             let mut b = [0; 8];
-            if let Err(stop) = c.read_bytes(i.mem.seg, ea, &mut b[..size]) {
+            let align = host_rules().element_alignment(size);
+            if let Err(stop) = c.read_aligned(i.mem.seg, ea, &mut b[..size], align) {
                 if matches!(stop, Stop::Exception(_)) && n > 0 {
                     c.xsave.set_vector(i.r[0], &data);
                     c.xsave.set_opmask(k, mask);
@@ -357,7 +380,8 @@ fn scatter(c: &mut Vcpu, i: &Insn) -> Result {
     for n in 0..v.count {
         if mask >> n & 1 != 0 {
             let ea = v.ea(c, i, n);
-            let done = c.write_bytes(i.mem.seg, ea, &data[n * v.element..(n + 1) * v.element]);
+            let part = &data[n * v.element..(n + 1) * v.element];
+            let done = c.write_aligned(i.mem.seg, ea, part, host_rules().element_alignment(v.element));
             if let Err(stop) = done {
                 if matches!(stop, Stop::Exception(_)) {
                     c.xsave.set_opmask(k, mask);

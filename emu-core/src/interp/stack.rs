@@ -72,6 +72,7 @@ fn push_all<T: Int>(c: &mut Vcpu, values: &[T]) -> Result<u64> {
     let top = c.rsp();
     let size = T::BYTES * values.len() as u64;
     let bottom = top.wrapping_sub(size) & mask;
+    c.check_operand_alignment(SS, top.wrapping_sub(T::BYTES) & mask, T::BYTES, T::BYTES)?;
     if bottom < top {
         c.probe_write(SS, bottom, size)?;
     } else {
@@ -151,6 +152,7 @@ fn enter<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
         count += 1;
     }
     let bottom = top.wrapping_sub(T::BYTES * count as u64).wrapping_sub(size) & mask;
+    c.check_operand_alignment(SS, frame, T::BYTES, T::BYTES)?;
     // A write there must be possible, although none is made (SDM vol. 2, ENTER).
     c.probe_write(SS, bottom, T::BYTES)?;
     push_all(c, &values[..count])?;

@@ -223,11 +223,16 @@ fn set_environment(c: &mut Vcpu, b: &[u8], size: usize) {
     x.set_xstate_bv(x.xstate_bv() | 1);
 }
 
+/// Where #AC looks at an environment (SDM vol. 3A, table 6-7).
+fn alignment(environment: usize) -> u64 {
+    if environment == 14 { 2 } else { 4 }
+}
+
 fn fnstenv<const SIZE: usize>(c: &mut Vcpu, i: &Insn) -> Result {
     c.check_x87()?;
     let env = environment(c, SIZE);
     let ea = c.ea(i);
-    c.write_bytes(i.mem.seg, ea, &env[..SIZE])?;
+    c.write_aligned(i.mem.seg, ea, &env[..SIZE], alignment(SIZE))?;
     // All exceptions are masked afterwards (SDM vol. 2A, FSTENV).
     c.xsave.set_fcw(c.xsave.fcw() | EXCEPTIONS);
     c.xsave.update_summary();
@@ -240,7 +245,7 @@ fn fldenv<const SIZE: usize>(c: &mut Vcpu, i: &Insn) -> Result {
     c.check_pending()?;
     let mut env = [0; 28];
     let ea = c.ea(i);
-    c.read_bytes(i.mem.seg, ea, &mut env[..SIZE])?;
+    c.read_aligned(i.mem.seg, ea, &mut env[..SIZE], alignment(SIZE))?;
     set_environment(c, &env[..SIZE], SIZE);
     Ok(())
 }
@@ -255,7 +260,7 @@ fn fnsave<const ENV: usize>(c: &mut Vcpu, i: &Insn) -> Result {
         area[ENV + 10 * n..ENV + 10 * n + 10].copy_from_slice(&c.xsave.bytes[from..from + 10]);
     }
     let ea = c.ea(i);
-    c.write_bytes(i.mem.seg, ea, &area[..ENV + 80])?;
+    c.write_aligned(i.mem.seg, ea, &area[..ENV + 80], alignment(ENV))?;
     c.xsave.fninit();
     Ok(())
 }
@@ -265,7 +270,7 @@ fn frstor<const ENV: usize>(c: &mut Vcpu, i: &Insn) -> Result {
     c.check_pending()?;
     let mut area = [0; 108];
     let ea = c.ea(i);
-    c.read_bytes(i.mem.seg, ea, &mut area[..ENV + 80])?;
+    c.read_aligned(i.mem.seg, ea, &mut area[..ENV + 80], alignment(ENV))?;
     set_environment(c, &area[..ENV], ENV);
     for n in 0..8 {
         let to = xsave::ST0 + 16 * n;

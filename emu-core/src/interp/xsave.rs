@@ -126,16 +126,18 @@ fn fast_fx(c: &Vcpu) -> bool {
     c.efer.contains(Efer::FFXSR) && c.cpl == 0 && c.long64()
 }
 
-/// The effective address of an area of `len` bytes that must be aligned at `align`.
-fn area_at(c: &Vcpu, i: &Insn, len: usize, align: u64, write: bool) -> Result<u64> {
+/// The effective address of an area of `len` bytes that must be aligned at `align`. `checked`: where #AC looks
+/// first; how far it does is the implementation's choice (SDM vol. 2A, FXSAVE).
+fn area_at(c: &mut Vcpu, i: &Insn, len: usize, align: u64, checked: u64, write: bool) -> Result<u64> {
     let ea = c.ea(i);
     let gva = c.linear(i.mem.seg, ea, len as u64, write)?;
+    c.check_aligned(gva, len as u64, checked)?;
     if gva & (align - 1) != 0 { c.gp0() } else { Ok(gva) }
 }
 
 fn fxsave<const WIDE: bool>(c: &mut Vcpu, i: &Insn) -> Result {
     check_fx(c)?;
-    let gva = area_at(c, i, xsave::LEGACY_SIZE, 16, true)?;
+    let gva = area_at(c, i, xsave::LEGACY_SIZE, 16, 4, true)?;
     let end = if fast_fx(c) { xsave::XMM0 } else { xmm_end(c) };
     let mut area = [0; xsave::LEGACY_SIZE];
     put_x87(c, &mut area, WIDE);
@@ -146,7 +148,7 @@ fn fxsave<const WIDE: bool>(c: &mut Vcpu, i: &Insn) -> Result {
 
 fn fxrstor<const WIDE: bool>(c: &mut Vcpu, i: &Insn) -> Result {
     check_fx(c)?;
-    let gva = area_at(c, i, xsave::LEGACY_SIZE, 16, false)?;
+    let gva = area_at(c, i, xsave::LEGACY_SIZE, 16, 4, false)?;
     let mut area = [0; xsave::LEGACY_SIZE];
     c.read_bytes_lin(i.mem.seg, gva, &mut area)?;
     let mxcsr = mxcsr_of(&area);
@@ -233,7 +235,7 @@ fn save<const FORM: u8, const WIDE: bool>(c: &mut Vcpu, i: &Insn) -> Result {
     }
     let compacted = FORM == COMPACT || FORM == SUPERVISOR;
     let rfbm = rfbm(c, supervisor);
-    let gva = area_at(c, i, xsave::HEADER_END, 64, true)?;
+    let gva = area_at(c, i, xsave::HEADER_END, 64, 1, true)?;
     let seg = i.mem.seg;
     let used = in_use(c, compacted);
     // What is written: everything requested, or what of it is in use.
@@ -331,7 +333,7 @@ fn restore<const SUP: bool, const WIDE: bool>(c: &mut Vcpu, i: &Insn) -> Result 
         c.require_cpl0()?;
     }
     let rfbm = rfbm(c, SUP);
-    let gva = area_at(c, i, xsave::HEADER_END, 64, false)?;
+    let gva = area_at(c, i, xsave::HEADER_END, 64, 1, false)?;
     let seg = i.mem.seg;
     let mask = c.hot.linear_mask;
     let mut area = [0u8; IMAGE_SIZE];

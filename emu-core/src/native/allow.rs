@@ -5,6 +5,7 @@
 //! like is [`super::stub`]'s.
 
 use crate::host_cpu;
+use crate::host_rules::host_rules;
 use decoder::{CpuidSet, Vendor};
 use iced_x86::{Code, CpuidFeature, EncodingKind, MemorySize, Mnemonic, OpCodeOperandKind};
 use std::sync::LazyLock;
@@ -33,6 +34,10 @@ pub(super) struct Row {
     pub(super) mxcsr: bool,
     /// The memory operand must be aligned at its size.
     pub(super) aligned: bool,
+    /// It is a move that is aligned by name.
+    pub(super) moves: bool,
+    /// Its memory operand is a tuple that becomes the destination's elements again and again.
+    pub(super) repeats: bool,
     /// With a mask, memory elements that are masked out raise no fault (SDM vol. 2A, 2.8: the exception
     /// classes without "NF").
     pub(super) suppresses: bool,
@@ -68,7 +73,9 @@ fn row(code: Code) -> Option<Row> {
         unit,
         mxcsr: unit != Unit::X87 && uses_mxcsr(code),
         aligned: aligned(code, unit),
-        suppresses: op.can_use_op_mask_register() && !no_suppression(mnemonic),
+        moves: aligned_move(mnemonic),
+        repeats: repeats(mnemonic),
+        suppresses: op.can_use_op_mask_register() && !no_suppression(code),
     })
 }
 
@@ -260,23 +267,55 @@ fn aligned(code: Code, unit: Unit) -> bool {
                         | M::Pcmpistri
                         | M::Pcmpistrm
                 )
+                && !(host_rules().sha_unaligned && code.cpuid_features().contains(&CpuidFeature::SHA))
         }
         // MMX instructions with a 128-bit operand: CVTPD2PI, CVTTPD2PI.
         Unit::Mmx => code.op_code().memory_size().size() == 16,
-        Unit::Vex | Unit::Evex => matches!(
-            m,
-            M::Vmovaps
-                | M::Vmovapd
-                | M::Vmovdqa
-                | M::Vmovdqa32
-                | M::Vmovdqa64
-                | M::Vmovntps
-                | M::Vmovntpd
-                | M::Vmovntdq
-                | M::Vmovntdqa
-        ),
+        Unit::Vex | Unit::Evex => aligned_move(m),
         Unit::X87 => false,
     }
+}
+
+/// Moves that are aligned by name or because they are not temporal.
+fn aligned_move(m: Mnemonic) -> bool {
+    use Mnemonic as M;
+    matches!(
+        m,
+        M::Movaps
+            | M::Movapd
+            | M::Movdqa
+            | M::Movntps
+            | M::Movntpd
+            | M::Movntdq
+            | M::Movntdqa
+            | M::Vmovaps
+            | M::Vmovapd
+            | M::Vmovdqa
+            | M::Vmovdqa32
+            | M::Vmovdqa64
+            | M::Vmovntps
+            | M::Vmovntpd
+            | M::Vmovntdq
+            | M::Vmovntdqa
+    )
+}
+
+/// Broadcasts of more than one element.
+fn repeats(m: Mnemonic) -> bool {
+    use Mnemonic as M;
+    matches!(
+        m,
+        M::Vbroadcastf32x2
+            | M::Vbroadcastf32x4
+            | M::Vbroadcastf32x8
+            | M::Vbroadcastf64x2
+            | M::Vbroadcastf64x4
+            | M::Vbroadcasti32x2
+            | M::Vbroadcasti32x4
+            | M::Vbroadcasti32x8
+            | M::Vbroadcasti64x2
+            | M::Vbroadcasti64x4
+    )
 }
 
 /// Whether MXCSR matters. In doubt it does: the stub then loads it, which costs time only.
@@ -315,14 +354,17 @@ fn uses_mxcsr(code: Code) -> bool {
     float && !MOVES.iter().any(|m| name.starts_with(m))
 }
 
-/// EVEX instructions that read all of their memory operand whatever the mask says, because a result element depends on
-/// memory at another place than its own (SDM vol. 2, exception classes E4NF, E5NF, E6NF).
-fn no_suppression(m: Mnemonic) -> bool {
-    let name = format!("{m:?}").to_ascii_lowercase();
+/// EVEX instructions that access all of their memory operand whatever the mask says, because a result element depends
+/// on memory at another place than its own (SDM vol. 2, exception classes E4NF, E5NF, E6NF). Held against a Zen 4.
+fn no_suppression(code: Code) -> bool {
+    let name = format!("{:?}", code.mnemonic()).to_ascii_lowercase();
     const PREFIXES: &[&str] = &[
         "valign",
         "vperm",
-        "vpshuf",
+        "vpshufb",
+        "vpshufd",
+        "vpshufhw",
+        "vpshuflw",
         "vshuf",
         "vunpck",
         "vpunpck",
@@ -335,34 +377,17 @@ fn no_suppression(m: Mnemonic) -> bool {
         "vmovsldup",
         "vmovshdup",
         "vpmultishift",
-        "vpsllw",
-        "vpslld",
-        "vpsllq",
-        "vpsrlw",
-        "vpsrld",
-        "vpsrlq",
-        "vpsraw",
-        "vpsrad",
-        "vpsraq",
         "vpconflict",
         "vinsert",
-        "vbroadcastf",
-        "vbroadcasti",
-        "vgf2p8",
-        "vpopcntb",
-        "vpdp",
-        "vdpbf16",
+        "vextract",
+        "vgf2p8affine",
         "vcvtne2ps",
-        "vfcmul",
-        "vfmulc",
-        "vfcmadd",
-        "vfmaddc",
         "vp2intersect",
     ];
-    // The shifts by an immediate or by each element's own count are element by element: VPSLLVx has another name,
-    // and the immediate forms lose nothing by a fault on a masked element that is reported too often.
-    PREFIXES.iter().any(|p| name.starts_with(p))
-        && !name.starts_with("vpsllv")
-        && !name.starts_with("vpsrlv")
-        && !name.starts_with("vpsrav")
+    // A shift by a count of 128 bits; the immediate shifts and those by each element's own count are element by element.
+    const SHIFTS: &[&str] =
+        &["vpsllw", "vpslld", "vpsllq", "vpsrlw", "vpsrld", "vpsrlq", "vpsraw", "vpsrad", "vpsraq"];
+    let shift =
+        SHIFTS.contains(&name.as_str()) && !code.op_code().op_kinds().contains(&OpCodeOperandKind::imm8);
+    shift || PREFIXES.iter().any(|p| name.starts_with(p)) && name != "vpshufbitqmb"
 }

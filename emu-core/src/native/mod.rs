@@ -39,7 +39,8 @@ use x86_arch::{Exception, Rflags, Seg, Vector, xsave};
 /// Entries of the direct-mapped cache in front of the map of stubs.
 const FRONT: usize = 1024;
 
-/// MXCSR.MM: AMD's misaligned-access mode (APM vol. 1, 4.2.2).
+/// MXCSR.MM: AMD's misaligned-access mode (APM vol. 1, 4.2.2). It does not concern the moves that have "aligned" in their
+/// names.
 const MXCSR_MM: u32 = 1 << 17;
 
 /// The bits of an instruction that determine its stub.
@@ -263,7 +264,7 @@ fn address(c: &mut Vcpu, i: &Insn, s: &Stub, legacy: bool) -> Result<u64> {
     let gva = c.linear(i.mem.seg, ea, s.size as u64, s.writes)?;
     if gva & (s.align as u64).wrapping_sub(1) != 0 && s.align > 1 {
         // A misaligned access is allowed to legacy SSE with MXCSR.MM.
-        if !(legacy && c.xsave.mxcsr() & MXCSR_MM != 0) {
+        if !(legacy && !s.moves && c.xsave.mxcsr() & MXCSR_MM != 0) {
             return c.gp0();
         }
     }
@@ -271,7 +272,7 @@ fn address(c: &mut Vcpu, i: &Insn, s: &Stub, legacy: bool) -> Result<u64> {
 }
 
 #[inline(always)]
-fn fetch(c: &mut Vcpu, i: &Insn, gva: u64, b: &mut [u8]) -> Result {
+fn fetch(c: &mut Vcpu, i: &Insn, s: &Stub, gva: u64, b: &mut [u8]) -> Result {
     if c.hot.watch == 0
         && let Some(p) = c.mmu.tlb.lookup_read(gva, b.len() as u64)
     {
@@ -283,11 +284,12 @@ fn fetch(c: &mut Vcpu, i: &Insn, gva: u64, b: &mut [u8]) -> Result {
         };
         return done.map_err(|f| c.host_faulted(f));
     }
+    c.check_aligned(gva, b.len() as u64, s.checked as u64)?;
     c.read_bytes_lin(i.mem.seg, gva, b)
 }
 
 #[inline(always)]
-fn put(c: &mut Vcpu, i: &Insn, gva: u64, b: &[u8]) -> Result {
+fn put(c: &mut Vcpu, i: &Insn, s: &Stub, gva: u64, b: &[u8]) -> Result {
     if c.hot.watch == 0
         && let Some(p) = c.mmu.tlb.lookup_write(gva, b.len() as u64)
     {
@@ -303,13 +305,24 @@ fn put(c: &mut Vcpu, i: &Insn, gva: u64, b: &[u8]) -> Result {
         };
         return done.map_err(|f| c.host_faulted(f));
     }
+    c.check_aligned(gva, b.len() as u64, s.checked as u64)?;
     c.write_bytes_lin(i.mem.seg, gva, b)
 }
 
-/// The opmask that governs the memory operand, cut to its elements.
+/// The opmask that governs the memory operand: a bit for each of its elements that is accessed.
 fn mask_of(c: &Vcpu, s: &Stub) -> u64 {
     let k: u64 = c.xsave.get(xstate::layout().opmask + 8 * s.mask as usize);
-    if s.count >= 64 { k } else { k & ((1u64 << s.count) - 1) }
+    let k = if s.count >= 64 { k } else { k & ((1u64 << s.count) - 1) };
+    if s.masked != Masked::Repeated {
+        return k;
+    }
+    let elements = (s.size / s.element.max(1)).clamp(1, 63) as u32;
+    let (mut folded, mut rest) = (0, k);
+    while rest != 0 {
+        folded |= rest & ((1 << elements) - 1);
+        rest >>= elements;
+    }
+    folded
 }
 
 /// Reads a memory operand under a mask: what is masked out is not touched if touching it would fault.
@@ -319,11 +332,11 @@ fn fetch_masked(c: &mut Vcpu, i: &Insn, s: &Stub, gva: u64, b: &mut Buffer) -> R
     let k = mask_of(c, s);
     let (element, size) = (s.element as usize, (s.size as usize).min(64));
     if s.masked == Masked::Packed {
-        return fetch(c, i, gva, &mut b.0[..(k.count_ones() as usize * element).min(64)]);
+        return fetch(c, i, s, gva, &mut b.0[..(k.count_ones() as usize * element).min(64)]);
     }
     // Bytes that are masked out may be read where nobody can tell.
     if c.hot.watch == 0 {
-        match fetch(c, i, gva, &mut b.0[..size]) {
+        match fetch(c, i, s, gva, &mut b.0[..size]) {
             Err(Stop::Exception(_)) => {}
             Err(Stop::Need) => c.io.request = None,
             done => return done,
@@ -331,16 +344,16 @@ fn fetch_masked(c: &mut Vcpu, i: &Insn, s: &Stub, gva: u64, b: &mut Buffer) -> R
     }
     match s.masked {
         Masked::Broadcast if k == 0 => Ok(()),
-        Masked::Elements => {
-            for n in (0..s.count as usize).filter(|n| k >> n & 1 != 0) {
+        Masked::Elements | Masked::Repeated => {
+            for n in (0..64).filter(|n| k >> n & 1 != 0) {
                 let at = gva.wrapping_add((n * element) as u64) & c.hot.linear_mask;
                 if let Some(part) = b.0.get_mut(n * element..(n + 1) * element) {
-                    fetch(c, i, at, part)?;
+                    fetch(c, i, s, at, part)?;
                 }
             }
             Ok(())
         }
-        _ => fetch(c, i, gva, &mut b.0[..size]),
+        _ => fetch(c, i, s, gva, &mut b.0[..size]),
     }
 }
 
@@ -351,9 +364,30 @@ fn put_masked(c: &mut Vcpu, i: &Insn, s: &Stub, gva: u64, b: &Buffer) -> Result 
     let k = mask_of(c, s);
     let element = s.element as usize;
     if s.masked == Masked::Packed {
-        return put(c, i, gva, &b.0[..(k.count_ones() as usize * element).min(64)]);
+        return put(c, i, s, gva, &b.0[..(k.count_ones() as usize * element).min(64)]);
+    }
+    if k != 0 || s.whole {
+        c.check_aligned(gva, s.size as u64, s.checked as u64)?;
+    }
+    if s.whole {
+        c.probe_lin(i.mem.seg, gva, s.size as u64, softmmu::Access::write(c.cpl == 3))?;
     }
     c.store_masked(i.mem.seg, gva, element, k, &b.0[..s.size as usize])
+}
+
+/// The linear address of an operand that a mask governs. Nothing is checked where nothing is accessed.
+#[inline(always)]
+fn masked_address(c: &mut Vcpu, i: &Insn, s: &Stub) -> Result<u64> {
+    let ea = c.ea(i);
+    if !s.whole && mask_of(c, s) == 0 && (s.align <= 1 || host_rules().empty_mask_unaligned) {
+        return Ok(c.seg_path[(i.mem.seg & 7) as usize].base.wrapping_add(ea) & c.hot.linear_mask);
+    }
+    // Limit checks are for what is accessed; segments are flat wherever AVX-512 is in use.
+    let gva = c.linear(i.mem.seg, ea, 1, s.writes)?;
+    if s.align > 1 && gva & (s.align as u64 - 1) != 0 {
+        return c.gp0();
+    }
+    Ok(gva)
 }
 
 impl Vcpu {
@@ -401,13 +435,7 @@ fn vector<const UNIT: u8, const MEM: bool>(c: &mut Vcpu, i: &Insn) -> Result {
     let mut gva = 0;
     if MEM {
         gva = if UNIT == EVEX && s.masked != Masked::No {
-            // Limit checks are for what is accessed; segments are flat wherever AVX-512 is in use.
-            let ea = c.ea(i);
-            let gva = c.linear(i.mem.seg, ea, 1, s.writes)?;
-            if s.align > 1 && gva & (s.align as u64 - 1) != 0 {
-                return c.gp0();
-            }
-            gva
+            masked_address(c, i, &s)?
         } else {
             address(c, i, &s, UNIT == SSE)?
         };
@@ -415,7 +443,7 @@ fn vector<const UNIT: u8, const MEM: bool>(c: &mut Vcpu, i: &Insn) -> Result {
             if UNIT == EVEX && s.masked != Masked::No {
                 fetch_masked(c, i, &s, gva, &mut buffer)?;
             } else {
-                fetch(c, i, gva, &mut buffer.0[..(s.size as usize).min(64)])?;
+                fetch(c, i, &s, gva, &mut buffer.0[..(s.size as usize).min(64)])?;
             }
         }
     }
@@ -431,7 +459,7 @@ fn vector<const UNIT: u8, const MEM: bool>(c: &mut Vcpu, i: &Insn) -> Result {
         let stored = if UNIT == EVEX && s.masked != Masked::No {
             put_masked(c, i, &s, gva, &buffer)
         } else {
-            put(c, i, gva, &buffer.0[..(s.size as usize).min(64)])
+            put(c, i, &s, gva, &buffer.0[..(s.size as usize).min(64)])
         };
         if stored.is_err() {
             // An instruction that stores to memory has changed nothing else than MXCSR's flags.
@@ -479,7 +507,7 @@ fn fx<const UNIT: u8>(c: &mut Vcpu, i: &Insn) -> Result {
     if s.size != 0 {
         gva = address(c, i, &s, true)?;
         if s.reads {
-            fetch(c, i, gva, &mut buffer.0[..(s.size as usize).min(64)])?;
+            fetch(c, i, &s, gva, &mut buffer.0[..(s.size as usize).min(64)])?;
         }
     }
     c.sanitize_mxcsr();
@@ -491,7 +519,7 @@ fn fx<const UNIT: u8>(c: &mut Vcpu, i: &Insn) -> Result {
     if s.writes {
         let unmasked = fsw & !c.xsave.fcw() & NO_STORE;
         if UNIT != X87 || unmasked == 0 {
-            put(c, i, gva, &buffer.0[..(s.size as usize).min(64)])?;
+            put(c, i, &s, gva, &buffer.0[..(s.size as usize).min(64)])?;
         }
     }
     commit_fx(c, UNIT == MMX);
@@ -549,6 +577,8 @@ impl Vcpu {
     }
 }
 
+#[cfg(test)]
+mod alignment_tests;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]

@@ -9,6 +9,7 @@
 
 use super::allow::{self, Row, Unit};
 use super::code_buf::CodeBuf;
+use crate::host_rules::host_rules;
 use crate::xstate;
 use decoder::Insn;
 use iced_x86::{
@@ -29,6 +30,9 @@ pub(super) enum Masked {
     Elements,
     /// The one element if any of `count` bits is set.
     Broadcast,
+    /// Element `n` of a tuple if any of the bits is set whose destination element it becomes (VBROADCASTF32X4 and its
+    /// like).
+    Repeated,
     /// As many elements as there are bits set, from the start (VPEXPAND, VPCOMPRESS).
     Packed,
 }
@@ -42,6 +46,12 @@ pub(super) struct Stub {
     pub(super) size: u8,
     /// Alignment that the memory operand must have, 1 for none.
     pub(super) align: u8,
+    /// It is a move that is aligned by name: MXCSR.MM does not excuse it.
+    pub(super) moves: bool,
+    /// Alignment at which #AC looks, 1 for none.
+    pub(super) checked: u8,
+    /// The operand must be accessible as a whole although elements are masked out.
+    pub(super) whole: bool,
     /// The memory operand is read.
     pub(super) reads: bool,
     /// The memory operand is written.
@@ -68,6 +78,9 @@ impl Stub {
         entry: 0,
         size: 0,
         align: 1,
+        moves: false,
+        checked: 1,
+        whole: false,
         reads: false,
         writes: false,
         flags: false,
@@ -262,53 +275,64 @@ fn plan(i: &Insn, factory: &mut InstructionInfoFactory, stub: &mut Stub) -> Resu
     Ok(Plan { insn, vectors, masks, general, width })
 }
 
+/// What an opmask means for the memory operand (SDM vol. 2A, 2.7 and 2.8), and where #AC looks.
 fn set_mask(stub: &mut Stub, insn: &Instruction, row: Row) {
-    let k = insn.op_mask();
-    if stub.size == 0 || k == Register::None {
+    use Mnemonic as M;
+    stub.checked = host_rules().alignment(stub.size);
+    if stub.size == 0 {
         return;
     }
-    let element = insn.memory_size().element_size().clamp(1, 64) as u8;
+    // The unit of masking is the element that a broadcast would repeat: VPDPBUSD's are 32 bits although it multiplies
+    // bytes.
+    let op = insn.code().op_code();
+    let element =
+        if op.can_broadcast() { op.broadcast_memory_size() } else { insn.memory_size().element_type() };
+    let element = element.size().clamp(1, 64) as u8;
+    let compress = matches!(
+        insn.mnemonic(),
+        M::Vcompressps | M::Vcompresspd | M::Vpcompressb | M::Vpcompressw | M::Vpcompressd | M::Vpcompressq
+    );
+    let expand = matches!(
+        insn.mnemonic(),
+        M::Vexpandps | M::Vexpandpd | M::Vpexpandb | M::Vpexpandw | M::Vpexpandd | M::Vpexpandq
+    );
+    if compress {
+        stub.checked = element;
+    }
+    let k = insn.op_mask();
+    if k == Register::None {
+        return;
+    }
     stub.mask = (k.number() & 7) as u8;
     stub.element = element;
-    stub.count = stub.size / element;
-    let packed = {
-        use Mnemonic as M;
-        matches!(
-            insn.mnemonic(),
-            M::Vexpandps
-                | M::Vexpandpd
-                | M::Vpexpandb
-                | M::Vpexpandw
-                | M::Vpexpandd
-                | M::Vpexpandq
-                | M::Vcompressps
-                | M::Vcompresspd
-                | M::Vpcompressb
-                | M::Vpcompressw
-                | M::Vpcompressd
-                | M::Vpcompressq
-        )
-    };
-    if packed {
+    stub.count = (stub.size / element).max(1);
+    let repeats = || (insn.op_register(0).size() / element as usize).clamp(1, 64) as u8;
+    if compress || expand {
         stub.masked = Masked::Packed;
     } else if matches!(
         insn.mnemonic(),
-        Mnemonic::Vbroadcastss
-            | Mnemonic::Vbroadcastsd
-            | Mnemonic::Vpbroadcastb
-            | Mnemonic::Vpbroadcastw
-            | Mnemonic::Vpbroadcastd
-            | Mnemonic::Vpbroadcastq
+        M::Vbroadcastss
+            | M::Vbroadcastsd
+            | M::Vpbroadcastb
+            | M::Vpbroadcastw
+            | M::Vpbroadcastd
+            | M::Vpbroadcastq
     ) {
         stub.masked = Masked::Broadcast;
-        stub.count = (insn.op_register(0).size() / element as usize).clamp(1, 64) as u8;
+        stub.count = repeats();
+    } else if row.repeats {
+        stub.masked = Masked::Repeated;
+        stub.count = repeats();
     } else if insn.is_broadcast() {
         stub.masked = if row.suppresses { Masked::Broadcast } else { Masked::No };
         // The size without broadcasting says how many elements there are.
-        let full = insn.code().op_code().memory_size();
-        stub.count = (full.size() / full.element_size().max(1)).clamp(1, 64) as u8;
+        stub.count = (op.memory_size().size() / element as usize).clamp(1, 64) as u8;
     } else if stub.writes || row.suppresses {
         stub.masked = Masked::Elements;
+        stub.whole = !row.suppresses;
+    }
+    if stub.masked != Masked::No && !stub.whole {
+        stub.checked = element;
     }
 }
 
@@ -325,6 +349,7 @@ pub(super) fn make(
     #[cfg(feature = "fault-injection")]
     crate::faults::encoding(&mut plan.insn);
     stub.align = if row.aligned { stub.size } else { 1 };
+    stub.moves = row.moves;
     stub.flags = plan.insn.rflags_modified() & STATUS != 0;
     set_mask(&mut stub, &plan.insn, row);
     let (prologue, start) = buf.addresses();
