@@ -28,7 +28,7 @@ use crate::vcpu::Vcpu;
 use crate::{host_cpu, xstate};
 use allow::Unit;
 use code_buf::CodeBuf;
-use decoder::Insn;
+use decoder::{Attr, Insn, attrs};
 use iced_x86::InstructionInfoFactory;
 use softmmu::host_mem;
 use std::collections::HashMap;
@@ -165,6 +165,8 @@ const VEX: u8 = 1;
 const EVEX: u8 = 2;
 const MMX: u8 = 3;
 const X87: u8 = 4;
+/// MMX with XMM registers: CVTPI2PS and its like.
+const MMX_XMM: u8 = 5;
 
 /// The handler, if this instruction may run natively.
 pub(crate) fn select(i: &Insn) -> Option<Handler> {
@@ -176,6 +178,7 @@ pub(crate) fn select(i: &Insn) -> Option<Handler> {
         (Unit::Vex, true) => vector::<VEX, true>,
         (Unit::Evex, false) => vector::<EVEX, false>,
         (Unit::Evex, true) => vector::<EVEX, true>,
+        (Unit::Mmx, _) if attrs(i.code).attr.contains(Attr::SSE) => fx::<MMX_XMM>,
         (Unit::Mmx, _) => fx::<MMX>,
         (Unit::X87, _) => fx::<X87>,
     })
@@ -241,10 +244,17 @@ impl Vcpu {
     /// With CR0.NE=0 the FERR# pin would tell an interrupt controller; nothing is told here.
     #[inline(always)]
     pub(crate) fn check_pending(&self) -> Result {
-        if self.xsave.fsw() & 0x80 != 0 && self.cr0.contains(Cr0::NE) {
+        if self.x87_pending() && self.cr0.contains(Cr0::NE) {
             return Err(Stop::Exception(Exception::new(Vector::Mf)));
         }
         Ok(())
+    }
+
+    /// Whether the host would raise #MF on this state. A caller may have set the flags without the summary bit.
+    #[inline(always)]
+    fn x87_pending(&self) -> bool {
+        let fsw = self.xsave.fsw();
+        fsw & ES != 0 || fsw & !self.xsave.fcw() & 0x3f != 0
     }
 
     /// An MXCSR with reserved bits (a caller's, never the guest's) would be #GP on the host.
@@ -487,6 +497,8 @@ fn simd_exception(c: &mut Vcpu) -> Result {
 
 /// FSW: error summary.
 const ES: u16 = 0x80;
+/// FSW: busy.
+const BUSY: u16 = 0x8000;
 /// FSW: exceptions that an unmasked occurrence of keeps a store from memory: IE, DE, OE, UE.
 const NO_STORE: u16 = 0x1b;
 
@@ -496,6 +508,10 @@ fn fx<const UNIT: u8>(c: &mut Vcpu, i: &Insn) -> Result {
         c.check_x87()?;
         c.check_pending()?;
     } else {
+        // SDM vol. 3A, table 13-1: OSFXSR is about XMM registers.
+        if UNIT == MMX_XMM && !c.cr4.contains(Cr4::OSFXSR) {
+            return c.ud();
+        }
         c.check_mmx()?;
     }
     let s = c.native.find(i);
@@ -511,7 +527,12 @@ fn fx<const UNIT: u8>(c: &mut Vcpu, i: &Insn) -> Result {
         }
     }
     c.sanitize_mxcsr();
+    // CR0.NE=0, as with IGNNE#: the host must not meet the exceptions that are pending still.
+    let old = c.xsave.fsw();
+    let stale = if c.x87_pending() { old & (ES | BUSY | 0x7f) } else { 0 };
+    c.xsave.set_fsw(old & !stale);
     let out = call(c, &s, &mut buffer);
+    c.xsave.set_fsw(old);
     if s.mxcsr && out & FAULT != 0 {
         return simd_exception(c);
     }
@@ -522,7 +543,10 @@ fn fx<const UNIT: u8>(c: &mut Vcpu, i: &Insn) -> Result {
             put(c, i, &s, gva, &buffer.0[..(s.size as usize).min(64)])?;
         }
     }
-    commit_fx(c, UNIT == MMX);
+    commit_fx(c, UNIT != X87);
+    if stale != 0 {
+        c.xsave.set_fsw(c.xsave.fsw() | stale);
+    }
     if UNIT == X87 {
         let ea = if s.size != 0 { Some(c.ea(i)) } else { None };
         let raised = fsw & ES != 0;
