@@ -9,6 +9,7 @@ mod tests;
 
 use crate::exit::Result;
 use crate::vcpu::{ATTENTION_EVENT, Vcpu};
+use decoder::Vendor;
 use x86_arch::control::{CR3_NO_FLUSH, CR3_PCID_MASK, Cr0, Cr4, Efer};
 use x86_arch::cpuid::{self, Feature};
 use x86_arch::{Exception, PagingMode, Seg};
@@ -77,7 +78,10 @@ impl Vcpu {
         match (old.contains(Cr0::PG), new.contains(Cr0::PG)) {
             (false, true) if efer.contains(Efer::LME) => {
                 // SDM vol. 3A, 9.8.5: PAE must be on, and CS must not be a 64-bit segment yet.
-                if !self.cr4.contains(Cr4::PAE) || cs_l {
+                // Nor may TR hold a 16-bit TSS (SDM vol. 2B, MOV CR); an AMD does not look (APM vol. 2, 14.6.1).
+                let tss16 =
+                    matches!(self.seg[Seg::Tr as usize].typ, 1 | 3) && self.cpuid.vendor() != Vendor::Amd;
+                if !self.cr4.contains(Cr4::PAE) || cs_l || tss16 {
                     return self.gp0();
                 }
                 efer |= Efer::LMA;
