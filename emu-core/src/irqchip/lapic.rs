@@ -122,6 +122,16 @@ pub const fn apic_mode(base: u64) -> Option<ApicMode> {
     }
 }
 
+/// The mode that a write of IA32_APIC_BASE selects; `None` for reserved bits or EN=0, EXTD=1 (SDM vol. 3A, 10.4.4).
+pub const fn checked_apic_base(value: u64, maxphyaddr: u8, x2apic: bool) -> Option<ApicMode> {
+    let above = if maxphyaddr < 64 { u64::MAX << maxphyaddr } else { 0 };
+    let extd = if x2apic { 0 } else { APIC_BASE_X2APIC };
+    if value & (APIC_BASE_RESERVED & !APIC_BASE_BSP | above | extd) != 0 {
+        return None;
+    }
+    apic_mode(value)
+}
+
 /// What a local APIC did with a message or a local source.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Accepted {
@@ -364,12 +374,7 @@ impl Lapic {
     }
 
     fn checked_mode(&self, value: u64) -> Option<ApicMode> {
-        let above = u64::MAX.checked_shl(u32::from(self.config.maxphyaddr)).unwrap_or(0);
-        let extd = if self.config.x2apic { 0 } else { APIC_BASE_X2APIC };
-        if value & (APIC_BASE_RESERVED & !APIC_BASE_BSP | above | extd) != 0 {
-            return None;
-        }
-        apic_mode(value)
+        checked_apic_base(value, self.config.maxphyaddr, self.config.x2apic)
     }
 
     fn apply_apic_base(&mut self, value: u64) {

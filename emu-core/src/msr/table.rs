@@ -5,6 +5,7 @@
 
 use super::{MCE_BANKS, MTRR_FIXED};
 use crate::clock::steal::StealTimeMsr;
+use crate::irqchip::lapic::{ApicMode, apic_mode, checked_apic_base};
 use crate::vcpu::Vcpu;
 use decoder::Vendor;
 use x86_arch::cpuid;
@@ -251,10 +252,7 @@ fn write_lapic(c: &mut Vcpu, index: u32, v: u64, host: bool) -> bool {
     match c.lapic_msr_write(index, v, host) {
         Some(r) => r.is_ok(),
         None => match index {
-            IA32_APIC_BASE => {
-                c.msr.apic_base = v;
-                true
-            }
+            IA32_APIC_BASE => write_apic_base(c, v, host),
             IA32_TSC_DEADLINE => {
                 c.msr.tsc_deadline = v;
                 true
@@ -262,6 +260,22 @@ fn write_lapic(c: &mut Vcpu, index: u32, v: u64, host: bool) -> bool {
             _ => false,
         },
     }
+}
+
+/// IA32_APIC_BASE where the local APIC is user space's: what is refused is the same.
+fn write_apic_base(c: &mut Vcpu, v: u64, host: bool) -> bool {
+    let new = checked_apic_base(v, c.cpuid.maxphyaddr(), c.cpuid.has(cpuid::X2APIC));
+    let refused = match (apic_mode(c.msr.apic_base), new) {
+        (_, None) => true,
+        // SDM vol. 3A, 10.12.5: illegal transitions.
+        (Some(ApicMode::X2Apic), Some(ApicMode::XApic)) => !host,
+        (Some(ApicMode::Disabled), Some(ApicMode::X2Apic)) => !host,
+        _ => false,
+    };
+    if !refused {
+        c.msr.apic_base = v;
+    }
+    !refused
 }
 
 fn wall_clock(c: &mut Vcpu, _: u32, v: u64, _: bool) -> bool {
