@@ -416,7 +416,8 @@ fn hypercall(c: &mut Vcpu, _: &Insn) -> Result {
     c.hypercall()
 }
 
-fn serialize(_: &mut Vcpu, _: &Insn) -> Result {
+/// SERIALIZE; RDSSP, which reads nothing while there are no shadow stacks (SDM vol. 2B, RDSSPD).
+fn nothing(_: &mut Vcpu, _: &Insn) -> Result {
     Ok(())
 }
 
@@ -467,7 +468,7 @@ pub fn select(i: &Insn) -> Option<Handler> {
         M::Wrfsbase | M::Wrgsbase => wr_base,
         M::Swapgs => swapgs,
         M::Vmcall | M::Vmmcall => hypercall,
-        M::Serialize => serialize,
+        M::Serialize | M::Rdsspd | M::Rdsspq => nothing,
         M::Rsm => rsm,
         _ => return None,
     })
