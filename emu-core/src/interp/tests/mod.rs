@@ -5,5 +5,6 @@ mod encodings;
 mod faults;
 mod native;
 mod port_io;
+mod privileged;
 mod stack;
 mod string;
