@@ -165,11 +165,10 @@ fn x87(a: &Image, b: &Image, mask: &Mask, out: &mut Found) {
     out.number("fcw", word(a, image::FCW), word(b, image::FCW), 0);
     out.number("fsw", word(a, image::FSW), word(b, image::FSW), mask.fsw.into());
     out.number("ftw", a[image::FTW].into(), b[image::FTW].into(), 0);
-    if !exempt::pointers_are_hidden(word(a, image::FSW) as u16) {
-        out.number("fop", word(a, image::FOP), word(b, image::FOP), 0);
-        out.number("fip", quad(a, image::FIP), quad(b, image::FIP), 0);
-        out.number("fdp", quad(a, image::FDP), quad(b, image::FDP), 0);
-    }
+    let pointers = if mask.pointers { u64::MAX } else { 0 };
+    out.number("fop", word(a, image::FOP), word(b, image::FOP), pointers);
+    out.number("fip", quad(a, image::FIP), quad(b, image::FIP), pointers);
+    out.number("fdp", quad(a, image::FDP), quad(b, image::FDP), pointers);
     for physical in 0..8 {
         let logical = |image: &Image| (physical + 8 - image::top(image)) % 8;
         let (i, j) = (logical(a), logical(b));

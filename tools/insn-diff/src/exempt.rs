@@ -24,6 +24,8 @@ pub struct Mask {
     pub error_code: u32,
     /// Bytes of memory: linear address, how many, and which bits of each.
     pub memory: Vec<(u64, usize, u8)>,
+    /// FOP, FIP and FDP.
+    pub pointers: bool,
     /// Nothing can be compared, and why.
     pub everything: Option<&'static str>,
 }
@@ -86,6 +88,8 @@ pub enum What {
     Selector,
     /// With the selector of a GDT descriptor that is the host kernel's own: ZF.
     SelectorFlag,
+    /// With a mask of zeros: all, where one machine raises #PF and the other none.
+    ZeroMask,
     /// XSTATE_BV bits, and with an optimization the bytes, of components that are asked for and in their initial state.
     Area,
 }
@@ -121,18 +125,12 @@ pub const EXEMPTIONS: &[Exemption] = &[
     row(&[M::Sgdt, M::Sidt, M::Sldt, M::Str, M::Smsw], What::Descriptor, "the host kernel's own tables, or its answer under UMIP"),
     row(&[M::Lar, M::Lsl], What::Selector, "the descriptor is the host kernel's"),
     row(&[M::Verr, M::Verw], What::SelectorFlag, "the descriptor is the host kernel's"),
+    row(&[M::Maskmovq, M::Maskmovdqu, M::Vmaskmovdqu], What::ZeroMask, "page faults with a mask of zeros are implementation dependent (SDM vol. 2B, MASKMOVQ)"),
     row(&[M::Xsave, M::Xsave64, M::Xsavec, M::Xsavec64, M::Xsaveopt, M::Xsaveopt64], What::Area, "XINUSE may be set for a component in its initial state (SDM vol. 1, 13.6)"),
 ];
 
 /// Addresses from here on: the host's kernel sets the P bit in the error code that it shows, whatever the page is.
 pub const UPPER_HALF: u64 = 0x7fff_ffff_f000;
-
-/// Whether the oracle cannot show FIP, FDP and FOP: AMD's XSAVE, which makes the signal frame, stores them as 0 (or not at
-/// all) unless FSW.ES says that an exception is pending (APM vol. 5, FXSAVE). What FNSTENV stores is compared always.
-pub fn pointers_are_hidden(fsw: u16) -> bool {
-    static AMD: LazyLock<bool> = LazyLock::new(features::host_is_amd);
-    *AMD && fsw & 0x80 == 0
-}
 
 /// Exception vectors that matter here.
 const GP: u8 = 13;
@@ -155,6 +153,13 @@ pub fn mask(case: &Case, insn: &Instruction, oracle: &Outcome, engine: &Outcome)
     if oracle.vector == PF && oracle.cr2 >= UPPER_HALF {
         mask.error_code |= 1;
     }
+    mask.pointers = hides_pointers(oracle);
+    let rows = || EXEMPTIONS.iter().filter(|row| row.mnemonics.contains(&insn.mnemonic()));
+    let one_faults = |a: &Outcome, b: &Outcome| a.vector == PF && completed(case, insn, b);
+    if one_faults(oracle, engine) || one_faults(engine, oracle) {
+        let row = rows().find(|row| row.what == What::ZeroMask && mask_is_zero(case, insn));
+        mask.everything = row.map(|row| row.why);
+    }
     if !completed(case, insn, oracle) {
         return mask;
     }
@@ -166,7 +171,7 @@ pub fn mask(case: &Case, insn: &Instruction, oracle: &Outcome, engine: &Outcome)
             mask.place(place);
         }
     }
-    for row in EXEMPTIONS.iter().filter(|row| row.mnemonics.contains(&insn.mnemonic())) {
+    for row in rows() {
         if both {
             apply(row.what, case, insn, &mut mask);
         } else if row.what == What::Descriptor && engine.vector == GP && engine.rip == case.rip() {
@@ -204,12 +209,45 @@ fn apply(what: What, case: &Case, insn: &Instruction, mask: &mut Mask) {
             }
         }
         What::Area => area(case, insn, mask),
+        // Of two machines that complete, nothing is left out.
+        What::ZeroMask => {}
     }
 }
 
 /// Whether a selector names a descriptor in the GDT that is not one of [`layout::DESCRIPTORS`], nor null.
 fn is_the_kernels(selector: u16) -> bool {
     selector & 4 == 0 && selector > 3 && !layout::DESCRIPTORS.iter().any(|d| d.selector & !3 == selector & !3)
+}
+
+/// Whether the oracle cannot show FIP, FDP and FOP: AMD's XSAVE, which makes the signal frame, stores them as 0 (or, older
+/// ones, not at all) unless FSW.ES says that an exception is pending (APM vol. 5, FXSAVE; docs/deviations.md, "x87
+/// pointers"). What FNSTENV and FNSAVE store is compared always.
+fn hides_pointers(oracle: &Outcome) -> bool {
+    const ES: u8 = 1 << 7;
+    static AMD: LazyLock<bool> = LazyLock::new(features::host_is_amd);
+    // RstrFpErrPtrs: CPUID 80000008H, EBX bit 2 (APM vol. 3, appendix E).
+    static STORES_ZEROS: LazyLock<bool> = LazyLock::new(|| {
+        let cpuid = core::arch::x86_64::__cpuid_count;
+        cpuid(0x8000_0000, 0).eax >= 0x8000_0008 && cpuid(0x8000_0008, 0).ebx & 4 != 0
+    });
+    let state = image::normalised(&oracle.xsave);
+    let zeros = state[image::FOP..image::MXCSR].iter().all(|&b| b == 0);
+    *AMD && state[image::FSW] & ES == 0 && (zeros || !*STORES_ZEROS)
+}
+
+/// Whether the last operand, MASKMOVQ's or MASKMOVDQU's mask, has no sign bit set.
+fn mask_is_zero(case: &Case, insn: &Instruction) -> bool {
+    let state = image::normalised(&case.xsave);
+    let register = insn.op_register(insn.op_count().saturating_sub(1));
+    let n = register.number();
+    let signs = |bytes: &[u8]| bytes.iter().any(|b| b & 0x80 != 0);
+    // MMn is the low part of the physical register n (SDM vol. 1, 9.2.2).
+    let physical = (n + 8 - image::top(&state) % 8) % 8;
+    if register.is_mm() {
+        !signs(&image::st(&state, physical)[..8])
+    } else {
+        !signs(&image::zmm(&state, n)[..16])
+    }
 }
 
 /// Masks for an XSAVE area (SDM vol. 1, 13.4, 13.7 to 13.10).

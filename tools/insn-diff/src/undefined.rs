@@ -88,6 +88,8 @@ pub struct Codes {
 pub struct Results {
     /// Of which instructions.
     pub mnemonics: &'static [Mnemonic],
+    /// Which bits of a register operand; of a memory operand all are.
+    pub bits: u64,
     /// The condition.
     pub when: When,
     /// Where the SDM says so.
@@ -105,8 +107,8 @@ const fn codes(mnemonics: &'static [Mnemonic], codes: u16, when: When, sdm: &'st
     Codes { mnemonics, codes, when, sdm }
 }
 
-const fn result(mnemonics: &'static [Mnemonic], when: When, sdm: &'static str) -> Results {
-    Results { mnemonics, when, sdm }
+const fn result(mnemonics: &'static [Mnemonic], bits: u64, when: When, sdm: &'static str) -> Results {
+    Results { mnemonics, bits, when, sdm }
 }
 
 /// Status flags that the SDM leaves undefined.
@@ -202,11 +204,12 @@ pub const CODES: &[Codes] = &[
 /// Results that the SDM leaves undefined.
 #[rustfmt::skip]
 pub const RESULTS: &[Results] = &[
-    result(&[M::Bsf], SourceZero, "vol. 2A, BSF, Description"),
-    result(&[M::Bsr], SourceZero, "vol. 2A, BSR, Description"),
-    result(&[M::Bswap], Operand16, "vol. 2A, BSWAP, Description"),
-    result(&[M::Shld], CountAboveSize, "vol. 2B, SHLD, Description"),
-    result(&[M::Shrd], CountAboveSize, "vol. 2B, SHRD, Description"),
+    result(&[M::Bsf], u64::MAX, SourceZero, "vol. 2A, BSF, Description"),
+    result(&[M::Bsr], u64::MAX, SourceZero, "vol. 2A, BSR, Description"),
+    result(&[M::Bswap], u64::MAX, Operand16, "vol. 2A, BSWAP, Description"),
+    result(&[M::Lar], 0xf_0000, Always, "vol. 2A, LAR, Description: bits 19:16"),
+    result(&[M::Shld], u64::MAX, CountAboveSize, "vol. 2B, SHLD, Description"),
+    result(&[M::Shrd], u64::MAX, CountAboveSize, "vol. 2B, SHRD, Description"),
 ];
 
 /// The count of a shift or rotate as the processor masks it: 6 bits with a 64-bit operand, else 5 (SDM vol. 2B, SAL/SAR/SHL/SHR).
@@ -279,13 +282,13 @@ pub enum Place {
 /// The result that is undefined after the instruction, if it completes.
 pub fn undefined_result(insn: &Instruction, case: &Case) -> Option<Place> {
     let (_, _, rows) = rows().get(&insn.mnemonic())?;
-    rows.iter().find(|row| holds(row.when, insn, case))?;
+    let row = rows.iter().find(|row| holds(row.when, insn, case))?;
     let size = operand::size(insn, 0);
     match insn.op_kind(0) {
         OpKind::Register => {
             // A 32-bit result is zero-extended, or the register stays: the upper half is undefined with the lower.
             let bits = if size == 2 { 0xffff } else { u64::MAX };
-            Some(Place::Register(insn.op_register(0).full_register().number() & 15, bits))
+            Some(Place::Register(insn.op_register(0).full_register().number() & 15, bits & row.bits))
         }
         OpKind::Memory => Some(Place::Memory(operand::linear_address(case, insn, 0)?, size)),
         _ => None,
