@@ -7,7 +7,7 @@
 use super::features::{self, Cpuid, Shown};
 use super::{Cell, Form, Mask, Rounding, decoder_options};
 use crate::Bits;
-use iced_x86::{Code, CpuidFeature, Mnemonic, OpCodeInfo, OpCodeOperandKind};
+use iced_x86::{Code, CpuidFeature, DecoderOptions, Mnemonic, OpCodeInfo, OpCodeOperandKind};
 use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use std::collections::{BTreeMap, HashMap};
 
@@ -58,9 +58,11 @@ impl Denominator {
                 *excluded.entry(why).or_default() += 1;
                 continue;
             }
-            let class = match unreachable(code, bits, host, amd) {
-                Some(why) => Class::Unreachable(why),
-                None => withheld(code, offered).map_or(Class::Offered, Class::Withheld),
+            // What policy withholds stands under policy's heading, whatever else is to be said of it.
+            let class = match (withheld(code, offered), unreachable(code, bits, host, amd)) {
+                (Some(why), _) => Class::Withheld(why),
+                (None, Some(why)) => Class::Unreachable(why),
+                (None, None) => Class::Offered,
             };
             classes.insert(code, class);
             expand(code, bits, &mut cells);
@@ -97,8 +99,9 @@ fn absent(code: Code, bits: Bits, host: Cpuid<'_>, amd: bool) -> Option<String> 
     if info.fwait() {
         return Some("two instructions: FWAIT and another".into());
     }
-    if info.decoder_option() & !decoder_options() != 0 {
-        return Some("another instruction has the encoding on today's processors".into());
+    let option = info.decoder_option() & !decoder_options();
+    if option != 0 {
+        return Some(option_reason(option).into());
     }
     let vendor = match (bits, amd) {
         (Bits::Bits16, true) => info.amd_decoder16(),
@@ -116,6 +119,23 @@ fn absent(code: Code, bits: Bits, host: Cpuid<'_>, amd: bool) -> Option<String> 
         Shown::Never(why) => format!("{lacks:?}: {why}"),
         _ => format!("{lacks:?}: the host lacks it"),
     })
+}
+
+/// What a code is that iced decodes only if told to.
+fn option_reason(option: u32) -> &'static str {
+    match option {
+        DecoderOptions::KNC => "Knights Corner only",
+        DecoderOptions::MPX => "MPX, which processors and kernels have given up",
+        DecoderOptions::FORCE_RESERVED_NOP => "reserved NOPs whose encodings are other instructions today",
+        DecoderOptions::CYRIX | DecoderOptions::CYRIX_DMI | DecoderOptions::CYRIX_SMINT_0F7E => {
+            "Cyrix and Geode only"
+        }
+        DecoderOptions::NO_MPFX_0FBC | DecoderOptions::NO_MPFX_0FBD | DecoderOptions::NO_WBNOINVD => {
+            "what a prefix makes of it is an instruction of its own on this host"
+        }
+        DecoderOptions::AMD => "AMD's",
+        _ => "earlier processors only",
+    }
 }
 
 /// The bits of CPUID that a policy does not offer.
@@ -160,6 +180,10 @@ fn unreachable(code: Code, bits: Bits, host: Cpuid<'_>, amd: bool) -> Option<&'s
         M::Clac | M::Stac | M::Monitor | M::Mwait | M::Encls | M::Pconfig => {
             return Some("#UD unless CPL is 0");
         }
+        // APM vol. 3, PREFETCH: "#UD, a register operand"; Intel's are NOPs.
+        M::Reservednop if amd && is_reserved_prefetch(code) => {
+            return Some("#UD in register form on AMD's processors");
+        }
         // APM vol. 3, SYSENTER, SYSEXIT: "This instruction is not recognized in long mode".
         M::Sysenter | M::Sysexit | M::Sysexitq if amd => return Some("#UD in long mode on AMD's processors"),
         // SDM vol. 2B, SYSCALL: #UD outside 64-bit mode.
@@ -194,12 +218,7 @@ fn expand(code: Code, bits: Bits, cells: &mut Vec<Cell>) {
     for form in [Form::Register, Form::Memory] {
         let mut forms = forms(info);
         // APM vol. 3, PREFETCH: with memory, all of 0F 0D is prefetches.
-        if matches!(
-            code,
-            Code::Reservednop_rm16_r16_0F0D
-                | Code::Reservednop_rm32_r32_0F0D
-                | Code::Reservednop_rm64_r64_0F0D
-        ) {
+        if is_reserved_prefetch(code) {
             forms = &[Form::Register];
         }
         if !forms.contains(&form) {
@@ -230,6 +249,14 @@ fn expand(code: Code, bits: Bits, cells: &mut Vec<Cell>) {
             }
         }
     }
+}
+
+/// 0F 0D, with what PREFETCH and PREFETCHW leave of it.
+fn is_reserved_prefetch(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Reservednop_rm16_r16_0F0D | Code::Reservednop_rm32_r32_0F0D | Code::Reservednop_rm64_r64_0F0D
+    )
 }
 
 /// What an operand of a kind can be.

@@ -53,6 +53,27 @@ impl Generator {
                 draft.set(Register::RCX, self.rng.u64(..3));
             }
             M::Wrpkru | M::Rdpkru => self.protection_keys(draft),
+            M::Pcmpestri | M::Pcmpestrm | M::Vpcmpestri | M::Vpcmpestrm => {
+                self.text(draft);
+                for register in [Register::RAX, Register::RDX] {
+                    if chance(&mut self.rng, 80) {
+                        draft.set(register, self.rng.i64(-20..20) as u64);
+                    }
+                }
+            }
+            M::Pcmpistri | M::Pcmpistrm | M::Vpcmpistri | M::Vpcmpistrm => self.text(draft),
+            M::Bextr | M::Bzhi => self.bit_field(draft),
+            M::Bound => self.bounds(draft),
+            M::Fbld => {
+                if let Some(target) = draft.target
+                    && chance(&mut self.rng, 80)
+                {
+                    let mut digits = [0; 10];
+                    digits[..9].fill_with(|| self.rng.u8(..10) << 4 | self.rng.u8(..10));
+                    digits[9] = choose(&mut self.rng, &[0, 0x80]);
+                    draft.poke(target, &digits);
+                }
+            }
             M::Clzero => {
                 let address = 8 * match code {
                     Code::Clzerow => 2,
@@ -381,6 +402,45 @@ impl Generator {
                 draft.set(word, value.into());
             }
         }
+    }
+
+    /// Strings of few letters, with zeros, for PCMPESTRI and its like.
+    fn text(&mut self, draft: &mut Draft) {
+        let mut string = || {
+            let mut bytes = [0; 64];
+            bytes.fill_with(|| choose(&mut self.rng, &[0, 1, 1, 2, 2, 3, 0x80, 0xff]));
+            bytes
+        };
+        let (first, second) = (string(), string());
+        for (operand, value) in [(0, &first), (1, &second)] {
+            if draft.instruction.op_kind(operand) == OpKind::Register {
+                let n = draft.instruction.op_register(operand).number();
+                self.image.set_vector(&mut draft.case.xsave, n, value);
+            } else if let Some(target) = draft.target {
+                draft.poke(target, &value[..16]);
+            }
+        }
+    }
+
+    /// Start and length that lie in the operand.
+    fn bit_field(&mut self, draft: &mut Draft) {
+        let register = draft.instruction.op2_register();
+        if draft.instruction.op2_kind() == OpKind::Register && chance(&mut self.rng, 70) {
+            let field = self.rng.u64(..72) | self.rng.u64(..72) << 8;
+            draft.set(register, field);
+        }
+    }
+
+    /// BOUND: bounds around the index, mostly.
+    fn bounds(&mut self, draft: &mut Draft) {
+        let Some(target) = draft.target else {
+            return;
+        };
+        let index = draft.get(draft.instruction.op0_register()) as i64;
+        let (low, high) = (index - self.rng.i64(-4..40), index + self.rng.i64(-4..40));
+        let width = draft.instruction.op0_register().size();
+        draft.poke(target, &low.to_le_bytes()[..width]);
+        draft.poke(target + width as u64, &high.to_le_bytes()[..width]);
     }
 
     /// WRPKRU: key 0 stays open.

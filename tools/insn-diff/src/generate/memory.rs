@@ -414,7 +414,7 @@ impl Generator {
         let mut last = 0;
         for chunk in value.chunks_exact_mut(vsib.index) {
             let to = if (DATA..READ_ONLY).contains(&target) {
-                lowest + self.rng.i64(..(2 * PAGE as i64 - 8))
+                lowest + self.rng.i64(0..2 * PAGE as i64 - 8)
             } else {
                 self.rng.i64(-512..512)
             };

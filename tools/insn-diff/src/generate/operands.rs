@@ -89,7 +89,7 @@ impl Generator {
         let rng = &mut self.rng;
         let value = match rng.u32(..8) {
             0 => rng.i64(-2..3),
-            1 => rng.i64(..64),
+            1 => rng.i64(0..64),
             2 => i64::MIN >> (64 - bits),
             3 => i64::MAX >> (64 - bits),
             _ => rng.i64(..),

@@ -68,6 +68,42 @@ fn a_seed_gives_the_same_cases() {
 }
 
 #[test]
+fn most_gathered_elements_are_in_data() {
+    for denominator in denominators() {
+        let mut generator = Generator::with_seed(denominator.bits, 8);
+        let (mut inside, mut all) = (0, 0);
+        for cell in &denominator.cells {
+            let Some(case) = generator.case(cell) else {
+                continue;
+            };
+            let instruction = decode(&case);
+            let Some(n) = vsib_number(&instruction) else {
+                continue;
+            };
+            let indices = generator.image.vector(&case.xsave, n);
+            let wide = instruction.vsib() == Some(true);
+            let operand = u32::from(instruction.op1_kind() == OpKind::Memory);
+            let draft = Draft { case, cell: *cell, instruction, target: None, fixed: 0 };
+            for element in 0..2 {
+                let address = instruction.virtual_address(operand, element, |register, element, _| {
+                    let part = |size: usize| &indices[element * size..element * size + size];
+                    let value = |part: &[u8]| part.iter().rev().fold(0, |v, b| v << 8 | u64::from(*b));
+                    Some(match register {
+                        r if r.is_segment_register() => draft.base(r),
+                        r if r.is_vector_register() && wide => value(part(8)),
+                        r if r.is_vector_register() => value(part(4)) as i32 as u64,
+                        r => draft.get(r),
+                    })
+                });
+                all += 1;
+                inside += u32::from(address.is_some_and(|a| (DATA..ISLAND).contains(&a)));
+            }
+        }
+        assert!(all == 0 || inside * 100 > all * 70, "{:?}: {inside} of {all}", denominator.bits);
+    }
+}
+
+#[test]
 fn most_memory_operands_are_in_data() {
     for denominator in denominators() {
         let mut generator = Generator::with_seed(denominator.bits, 7);
