@@ -14,7 +14,10 @@ fn main() {
     };
     let denominator = Denominator::of_host(bits);
     let mut generator = Generator::with_seed(bits, 1);
-    let mut oracle = Oracle::start().expect("an oracle");
+    let mut oracle = match Oracle::start() {
+        Ok(oracle) => oracle,
+        Err(error) => return eprintln!("{error}"),
+    };
     let mut vectors: BTreeMap<u8, usize> = BTreeMap::new();
     let mut by_mnemonic: BTreeMap<String, [usize; 33]> = BTreeMap::new();
     for cell in denominator.cells.iter().filter(|c| *denominator.class(c) == Class::Offered) {
