@@ -49,6 +49,22 @@ const BASE: Register = Register::RBX;
 
 /// An instruction of this code with operands by chance, or `None` where the encoder refuses.
 fn instruction(code: Code, memory: bool, r: &mut Random) -> Option<Vec<u8>> {
+    instruction_of(code, memory, false, r).map(|b| b.0)
+}
+
+/// The same with the registers that every mode has: its bytes in 32-bit and in 64-bit code.
+fn narrow_instruction(code: Code, memory: bool, r: &mut Random) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (wide, narrow) = instruction_of(code, memory, true, r)?;
+    Some((narrow?, wide))
+}
+
+/// The bytes in 64-bit code and, if asked for, in 32-bit code.
+fn instruction_of(
+    code: Code,
+    memory: bool,
+    narrow: bool,
+    r: &mut Random,
+) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
     use OpCodeOperandKind as K;
     let op = code.op_code();
     let mut i = Instruction::default();
@@ -57,9 +73,15 @@ fn instruction(code: Code, memory: bool, r: &mut Random) -> Option<Vec<u8>> {
     let mut used_memory = false;
     for (n, k) in op.op_kinds().iter().enumerate() {
         let n = n as u32;
-        let v = r.below(if evex { 32 } else { 16 }) as u32;
+        let v = r.below(if narrow {
+            8
+        } else if evex {
+            32
+        } else {
+            16
+        }) as u32;
         let gpr = |r: &mut Random, wide: bool| {
-            let g = [0u32, 1, 2, 6, 8, 9, 10, 13, 14, 15][r.below(10) as usize];
+            let g = [0u32, 1, 2, 6, 8, 9, 10, 13, 14, 15][r.below(if narrow { 4 } else { 10 }) as usize];
             if wide { Register::RAX + g } else { Register::EAX + g }
         };
         let register = match k {
@@ -126,7 +148,16 @@ fn instruction(code: Code, memory: bool, r: &mut Random) -> Option<Vec<u8>> {
     }
     let mut e = Encoder::new(64);
     e.encode(&i, 0).ok()?;
-    Some(e.take_buffer())
+    let wide = e.take_buffer();
+    if !narrow {
+        return Some((wide, None));
+    }
+    if used_memory {
+        i.set_memory_base(Register::EBX);
+    }
+    let mut e = Encoder::new(32);
+    e.encode(&i, 0).ok()?;
+    Some((wide, Some(e.take_buffer())))
 }
 
 trait Vectors {
@@ -200,8 +231,16 @@ fn host_mask() -> u32 {
 
 /// Runs both and compares everything.
 fn compare(rig: &mut Rig, s: &mut State, m: &mut Memory, bytes: &[u8], what: Code) {
+    compare_forms(rig, s, m, (bytes, bytes), what);
+}
+
+/// The first form on the rig, the second on the host, which runs 64-bit code: outside it the upper halves of general
+/// registers do not count.
+fn compare_forms(rig: &mut Rig, s: &mut State, m: &mut Memory, forms: (&[u8], &[u8]), what: Code) {
+    let bytes = forms.0;
     rig.step(bytes).unwrap_or_else(|e| panic!("{what:?} {bytes:02x?}: {e:?}"));
-    oracle::execute(bytes, s);
+    oracle::execute(forms.1, s);
+    let (count, counted) = if rig.cpu().long64() { (16, u64::MAX) } else { (8, 0xffff_ffff) };
     let l = xstate::layout();
     let bv = rig.cpu().xsave.xstate_bv();
     let v = rig.cpu();
@@ -233,9 +272,10 @@ fn compare(rig: &mut Rig, s: &mut State, m: &mut Memory, bytes: &[u8], what: Cod
             same(name, at, len, n);
         }
     }
-    for (n, g) in s.gpr.iter().enumerate() {
+    for (n, g) in s.gpr.iter().enumerate().take(count) {
         if n != 4 && n != BASE.number() {
-            assert_eq!(v.hot.regs[n], *g, "{what:?} {bytes:02x?}: general register {n}");
+            let (got, want) = (v.hot.regs[n] & counted, g & counted);
+            assert_eq!(got, want, "{what:?} {bytes:02x?}: general register {n}");
         }
     }
     assert_eq!(v.hot.rflags & 0x8d5, s.rflags & 0x8d5, "{what:?} {bytes:02x?}: flags");
@@ -267,6 +307,101 @@ fn sweep(wanted: impl Fn(Unit) -> bool, rounds: usize, seed: u64) -> usize {
         }
     }
     done
+}
+
+/// In 32-bit code, in compatibility and in protected mode: what both code sizes have does the same in both.
+fn narrow_sweep(wanted: impl Fn(Unit) -> bool, rounds: usize, seed: u64) -> usize {
+    let (mut s, mut m, mut r) = (State::new(), Box::new(Memory([0; 64])), Random(seed));
+    let mut done = 0;
+    for mode in [Mode::Compat, Mode::Protected] {
+        let mut rig = Rig::new(mode);
+        for code in Code::values() {
+            let Some(row) = allow::get(code) else { continue };
+            let op = code.op_code();
+            if !wanted(row.unit) || !op.mode64() || !op.mode32() {
+                continue;
+            }
+            for memory in [false, true] {
+                for _ in 0..rounds {
+                    let Some((bytes, wide)) = narrow_instruction(code, memory, &mut r) else { break };
+                    if rig.decode(&bytes).code != code {
+                        break;
+                    }
+                    let fx = matches!(row.unit, Unit::X87 | Unit::Mmx);
+                    randomize(&mut rig, &mut s, &mut m, &mut r, fx);
+                    compare_forms(&mut rig, &mut s, &mut m, (&bytes, &wide), code);
+                    done += 1;
+                }
+            }
+        }
+    }
+    done
+}
+
+#[test]
+fn in_32_bit_code_sse_is_the_hosts() {
+    assert!(narrow_sweep(|u| u == Unit::Sse, 3, 21) > 1000);
+}
+
+#[test]
+fn in_32_bit_code_mmx_and_x87_are_the_hosts() {
+    assert!(narrow_sweep(|u| matches!(u, Unit::Mmx | Unit::X87), 6, 22) > 1000);
+}
+
+#[test]
+fn in_32_bit_code_avx_is_the_hosts() {
+    if !xstate::host_has_avx() {
+        println!("skipped: no AVX here");
+        return;
+    }
+    assert!(narrow_sweep(|u| matches!(u, Unit::Vex | Unit::Evex), 2, 23) > 1000);
+}
+
+/// Bits that name registers 8 and up are ignored outside 64-bit mode (SDM vol. 2A, 2.3.5.6, 2.3.6 and 2.7.1).
+#[test]
+fn in_32_bit_code_the_highest_register_bit_is_ignored() {
+    if !xstate::host_has_avx() {
+        println!("skipped: no AVX here");
+        return;
+    }
+    // vaddps xmm1, xmm2, xmm3 and vblendvps xmm1, xmm2, xmm3, xmm4: VEX.vvvv and the immediate's bit 7.
+    let rows: &[(&[u8], &[u8])] = &[
+        (&[0xc4, 0xe1, 0x68, 0x58, 0xcb], &[0xc4, 0xe1, 0x28, 0x58, 0xcb]),
+        (&[0xc4, 0xe3, 0x69, 0x4a, 0xcb, 0x40], &[0xc4, 0xe3, 0x69, 0x4a, 0xcb, 0xc0]),
+    ];
+    for (plain, marked) in rows {
+        let mut results = Vec::new();
+        for bytes in [plain, marked] {
+            let mut rig = Rig::new(Mode::Protected);
+            for n in 0..8 {
+                rig.cpu().xsave.set_xmm(n, 0x3f80_0000_bf80_0000_4000_0000_c000_0000 + n as u128);
+            }
+            rig.step(bytes).unwrap();
+            results.push(rig.cpu().xsave.xmm(1));
+        }
+        assert_eq!(results[0], results[1], "{marked:02x?}");
+    }
+}
+
+/// 16-bit addressing and code, and an environment's address.
+#[test]
+fn in_16_bit_code_operands_are_found() {
+    for mode in [Mode::Real, Mode::Protected16] {
+        let mut rig = Rig::new(mode);
+        let base = rig.cpu().segment(x86_arch::Seg::Ds).base;
+        rig.set(Gpr::Rbx, 0xdead_0000_ffff_fff0);
+        rig.set(Gpr::Rsi, 0x40);
+        rig.write_u64(base + 0x30, 0x4008_0000_0000_0000);
+        // movq xmm0, [bx+si]; fld qword [bx+si]; fstp qword [bx+si+8]
+        rig.step(&[0xf3, 0x0f, 0x7e, 0x00]).unwrap();
+        assert_eq!(rig.cpu().xsave.xmm(0), 0x4008_0000_0000_0000, "{mode:?}");
+        rig.step(&[0xdd, 0x00]).unwrap();
+        rig.step(&[0xdd, 0x58, 0x08]).unwrap();
+        assert_eq!(rig.read_u64(base + 0x38), 0x4008_0000_0000_0000, "{mode:?}");
+        // movd ecx, xmm0 leaves the upper half of the register that 64-bit mode would see.
+        rig.step(&[0x66, 0x0f, 0x7e, 0xc1]).unwrap();
+        assert_eq!(rig.get(Gpr::Rcx) as u32, 0, "{mode:?}");
+    }
 }
 
 /// Instructions that may give another result each time, or that the random operands make invalid.
