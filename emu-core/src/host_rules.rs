@@ -36,6 +36,8 @@ pub struct HostRules {
     /// MASKMOVQ and MASKMOVDQU need all of their destination, whatever the mask, and check it at 8 bytes: AMD's
     /// processors. SDM vol. 2B, MASKMOVDQU, leaves the faults of masked bytes to the implementation.
     pub maskmov_reaches_all: bool,
+    /// A state component that is loaded with its initial value counts as not in use (XINUSE): AMD's processors.
+    pub loaded_zeros_are_initial: bool,
 }
 
 impl HostRules {
@@ -52,6 +54,7 @@ impl HostRules {
             sha_unaligned: amd,
             empty_mask_unaligned: amd,
             maskmov_reaches_all: amd,
+            loaded_zeros_are_initial: amd,
         }
     }
 

@@ -282,7 +282,7 @@ fn xgetbv(c: &mut Vcpu, _: &Insn) -> Result {
     }
     let v = match c.reg::<u32>(RCX) {
         0 => c.xcr0.bits(),
-        1 if c.cpuid.has(cpuid::XGETBV_ECX_1) => c.xcr0.bits() & c.xsave.xstate_bv(),
+        1 if c.cpuid.has(cpuid::XGETBV_ECX_1) => c.xcr0.bits() & super::xsave::in_use(c, true),
         _ => return c.gp0(),
     };
     set_edx_eax(c, v);

@@ -1,15 +1,14 @@
 //! FXSAVE, FXRSTOR and the XSAVE family (SDM vol. 1, 13.7 to 13.12; vol. 2, the instructions' own pages).
 //!
 //! The image in `Vcpu::xsave` is always complete: a component whose bit in `xstate_bv` is clear has its initial value there.
-//! That bit is XINUSE (set by whatever writes to the component, so it may be set for an initial one, as on
-//! silicon). The modified optimization of XSAVEOPT and XSAVES is not used. XGETBV and XSETBV are elsewhere.
+//! Whatever writes to a component sets the bit; [`in_use`] tells which of those are not initial. The modified optimization of XSAVEOPT and XSAVES is not used. XGETBV and XSETBV are elsewhere.
 
 use super::Handler;
 use crate::exit::Result;
 use crate::host_cpu;
 use crate::host_rules::host_rules;
 use crate::vcpu::Vcpu;
-use crate::xstate::{self, IMAGE_SIZE};
+use crate::xstate::{self, IMAGE_SIZE, XsaveImage};
 use decoder::Insn;
 use iced_x86::Mnemonic;
 use x86_arch::control::{Cr0, Cr4, Efer};
@@ -187,13 +186,45 @@ fn enabled(c: &Vcpu, supervisor: bool) -> u64 {
     c.xcr0.bits() | if supervisor { c.msr.xss } else { 0 }
 }
 
-/// XINUSE. PKRU's is known from its value; SSE's includes MXCSR for the compacted formats.
-fn in_use(c: &Vcpu, compacted: bool) -> u64 {
-    let mut bv = c.xsave.xstate_bv() & !(1 << 9) | ((c.pkru != 0) as u64) << 9;
-    if compacted && c.xsave.mxcsr() != xsave::MXCSR_INIT {
-        bv |= SSE;
+/// XINUSE (SDM vol. 1, 13.6): what was written and is not as initialization leaves it. PKRU's is known from its value;
+/// SSE's includes MXCSR for the compacted formats and XGETBV.
+///
+/// AMD's processors find a component that was loaded with zeros initial, which the SDM allows; they count one into
+/// which zeros were computed as in use, and this does not.
+pub(super) fn in_use(c: &Vcpu, compacted: bool) -> u64 {
+    let x = &c.xsave;
+    let mut bv = x.xstate_bv() & !(1 << 9);
+    let zero = |from: usize, len: usize| x.bytes[from..from + len].iter().all(|b| *b == 0);
+    if !host_rules().loaded_zeros_are_initial {
+        return with_mxcsr(c, bv, compacted);
     }
-    bv
+    if bv & FP != 0 && x87_is_initial(x) {
+        bv &= !FP;
+    }
+    if bv & SSE != 0 && zero(xsave::XMM0, 256) {
+        bv &= !SSE;
+    }
+    for n in EXTENDED {
+        if bv >> n & 1 != 0 && xstate::layout().component(n).is_some_and(|own| zero(own.offset, own.size)) {
+            bv &= !(1 << n);
+        }
+    }
+    with_mxcsr(c, bv, compacted)
+}
+
+fn with_mxcsr(c: &Vcpu, bv: u64, compacted: bool) -> u64 {
+    let mxcsr = if compacted && c.xsave.mxcsr() != xsave::MXCSR_INIT { SSE } else { 0 };
+    bv | mxcsr | ((c.pkru != 0) as u64) << 9
+}
+
+/// Pointers that are not stored do not count: an AMD's are not stored without an exception.
+fn x87_is_initial(x: &XsaveImage) -> bool {
+    let pointers = x.fip() | x.fdp() | x.fop() as u64;
+    x.fcw() == xsave::FCW_INIT
+        && x.fsw() == 0
+        && x.ftw() == 0
+        && (pointers == 0 || host_rules().saves_pointers_with_error_only)
+        && (0..8).all(|n| x.bytes[xsave::ST0 + 16 * n..][..10].iter().all(|b| *b == 0))
 }
 
 /// Where component `n` lies: at its own place, or behind those before it in `format` (XCOMP_BV).
