@@ -179,6 +179,13 @@ fn feature(f: CpuidFeature) -> bool {
             | F::FMA
             | F::F16C
             | F::AVX_VNNI
+            | F::AVX_VNNI_INT8
+            | F::AVX_VNNI_INT16
+            | F::AVX_IFMA
+            | F::AVX_NE_CONVERT
+            | F::SHA512
+            | F::SM3
+            | F::SM4
             | F::AVX512F
             | F::AVX512VL
             | F::AVX512BW
@@ -194,6 +201,12 @@ fn feature(f: CpuidFeature) -> bool {
             | F::AVX512_FP16
             | F::AVX512_VP2INTERSECT
     )
+}
+
+/// The row that `code` would have on a host that has its features.
+#[cfg(test)]
+pub(super) fn row_anywhere(code: Code) -> Option<Row> {
+    row(code)
 }
 
 /// Whether another file does this instruction.

@@ -562,3 +562,21 @@ fn nothing_of_the_hosts_is_forgotten() {
         .collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
+
+/// Whatever this host has: an instruction of a feature that is offered to guests of a host that has it can be a stub there.
+#[test]
+fn younger_vector_instructions_are_on_the_list() {
+    if !xstate::host_has_avx() {
+        println!("skipped: no AVX here");
+        return;
+    }
+    use iced_x86::CpuidFeature as F;
+    for f in [F::AVX_IFMA, F::AVX_VNNI_INT8, F::AVX_VNNI_INT16, F::AVX_NE_CONVERT, F::SHA512, F::SM3, F::SM4]
+    {
+        let mut of = Code::values().filter(|c| c.cpuid_features().contains(&f)).peekable();
+        assert!(of.peek().is_some(), "{f:?}");
+        for code in of {
+            assert_eq!(allow::row_anywhere(code).map(|r| r.unit), Some(Unit::Vex), "{code:?}");
+        }
+    }
+}
