@@ -74,38 +74,22 @@ pub trait UserMemory {
     fn write(&self, address: u64, from: &[u8]) -> Result;
 }
 
-/// The memory of this process. The kernel does the copying (process_vm_readv on ourselves), so that a bad pointer is an
-/// error and not a signal, whatever handlers the program has.
+/// The memory of this process. The copy is made by instructions whose faults are caught, so that a bad pointer is an
+/// error and not a signal, without a system call that a caller's filter may refuse.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OwnMemory;
 
-impl OwnMemory {
-    fn copied(n: isize, wanted: usize) -> Result {
-        if n >= 0 && n as usize == wanted { Ok(()) } else { Err(Errno::EFAULT) }
-    }
-}
-
 impl UserMemory for OwnMemory {
     fn read(&self, address: u64, to: &mut [u8]) -> Result {
-        if to.is_empty() {
-            return Ok(());
-        }
-        let local = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: to.len() };
-        let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: to.len() };
-        // SAFETY: `local` is our slice; `remote` is checked by the kernel.
-        let n = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) };
-        Self::copied(n, to.len())
+        softmmu::host_mem::install_fault_handler();
+        // SAFETY: the address is a pointer that the caller of an ioctl handed over to be read.
+        unsafe { softmmu::host_mem::copy_from_caller(address, to) }.map_err(|_| Errno::EFAULT)
     }
 
     fn write(&self, address: u64, from: &[u8]) -> Result {
-        if from.is_empty() {
-            return Ok(());
-        }
-        let local = libc::iovec { iov_base: from.as_ptr() as *mut libc::c_void, iov_len: from.len() };
-        let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: from.len() };
-        // SAFETY: `local` is only read; `remote` is checked by the kernel, and is the caller's to have written.
-        let n = unsafe { libc::process_vm_writev(libc::getpid(), &local, 1, &remote, 1, 0) };
-        Self::copied(n, from.len())
+        softmmu::host_mem::install_fault_handler();
+        // SAFETY: the address is a pointer that the caller of an ioctl handed over to be filled.
+        unsafe { softmmu::host_mem::copy_to_caller(address, from) }.map_err(|_| Errno::EFAULT)
     }
 }
 

@@ -259,6 +259,11 @@ impl VcpuGate {
         }
     }
 
+    /// Takes requests back that nobody has acted on yet.
+    pub fn withdraw(&self, requests: Requests) {
+        self.word.fetch_and(!requests.difference(Requests::STOP).bits(), SeqCst);
+    }
+
     /// The pending requests (without STOP), which are cleared.
     pub fn take_requests(&self) -> Requests {
         Requests::from_bits_retain(self.word.fetch_and(STOP, SeqCst) & !STOP)

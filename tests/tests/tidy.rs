@@ -135,7 +135,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("kvm-ioctl-layer", &["x86-arch", "kvm-api", "emu-core", "softmmu", "decoder", "vmx-backend"]),
     ("vmx-backend", &["kvm-api"]),
     ("insn-diff", &["kvm-ioctl-layer", "kvm-api"]),
-    ("softkvm", &["kvm-ioctl-layer", "kvm-api", "vmx-backend", "insn-diff"]),
+    ("softkvm-preload", &["kvm-ioctl-layer", "kvm-api"]),
+    ("softkvm", &["kvm-ioctl-layer", "kvm-api", "vmx-backend", "insn-diff", "softkvm-preload"]),
 ];
 
 #[test]

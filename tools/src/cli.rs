@@ -19,6 +19,12 @@ Exit status:
   6  `softkvm diff` found a difference
 `softkvm demo --run` exits with the status of the commands.";
 
+/// What `exec` serves.
+const EXEC_HELP: &str = "\
+PROGRAM's own exit status is returned. 127: it was not found; 126: it cannot be executed, or is of a kind that
+cannot be served (statically linked, another C library than glibc, 32-bit, setuid); the message says which.
+Its children inherit the library. A real /dev/kvm is never opened, and need not exist.";
+
 const EXAMPLES: &str = "\
 Examples:
   softkvm demo                              a Debian kernel and a shell, ready in one command
@@ -27,6 +33,7 @@ Examples:
                                             the same with Debian's packages in the guest
   softkvm run --kernel vmlinuz --initrd initrd.img --cmdline 'console=ttyS0'
   softkvm run --kernel vmlinuz --cpus 2 --mem 1G --disk root.img --cmdline 'console=ttyS0 root=/dev/vda'
+  softkvm exec -- qemu-system-x86_64 -accel kvm -nographic -kernel vmlinuz -append console=ttyS0
   softkvm check                             what this host offers, and which backend is used
   softkvm bench                             time from start to init, against QEMU's TCG
   softkvm diff insn --seconds 60            random instructions on this processor and on softkvm's
@@ -54,6 +61,9 @@ pub enum Verb {
     /// Boot Debian's cloud kernel to a shell; fetches what it needs the first time
     #[command(after_long_help = EXIT_STATUSES)]
     Demo(DemoArgs),
+    /// Start a program that finds the software processor behind /dev/kvm
+    #[command(after_long_help = EXEC_HELP)]
+    Exec(ExecArgs),
     /// Say what this host offers, which backend would be used, and what of the KVM API is there
     Check(CheckArgs),
     /// Measure the time from start to init against QEMU's TCG
@@ -148,6 +158,29 @@ pub struct DemoArgs {
     /// The guest
     #[command(flatten)]
     pub guest: GuestArgs,
+}
+
+/// Whose KVM a program finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// The software processor, also where a real /dev/kvm exists
+    Soft,
+    /// The host's own /dev/kvm: the program is started as it is
+    Host,
+}
+
+/// `softkvm exec`.
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    /// Print each ioctl, its argument and its result, to stderr or FILE
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "-")]
+    pub trace: Option<PathBuf>,
+    /// Whose KVM the program finds
+    #[arg(long, value_name = "BACKEND", value_enum, default_value_t = Backend::Soft)]
+    pub backend: Backend,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
+    pub command: Vec<std::ffi::OsString>,
 }
 
 /// `softkvm check`.

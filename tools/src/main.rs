@@ -1,6 +1,6 @@
 //! The program `softkvm`: reads the command line, starts a verb, and turns its end into an exit status.
 //!
-//! A module per verb (`run`, `demo`, `check`, `bench`, `diff`); `machine` is the virtual PC and `devices` what it is
+//! A module per verb (`run`, `demo`, `exec`, `check`, `bench`, `diff`); `machine` is the virtual PC and `devices` what it is
 //! made of. Nothing here knows how a guest's processor works: that is behind `kvm`, the one place that names
 //! the KVM that all of it runs on.
 
@@ -11,6 +11,7 @@ mod cli;
 mod demo;
 mod devices;
 mod diff;
+mod exec;
 mod guest_ram;
 mod kvm;
 mod machine;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     let status: Result<u8, Failure> = match cli.verb {
         Verb::Run(args) => run::run(args),
         Verb::Demo(args) => demo::demo(args),
+        Verb::Exec(args) => exec::exec(args),
         Verb::Check(args) => check::check(args),
         Verb::Bench(args) => bench::bench(args),
         Verb::Diff(args) => diff::diff(args),

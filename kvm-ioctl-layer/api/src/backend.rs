@@ -68,6 +68,8 @@ pub const SYNC_REGS: usize = core::mem::offset_of!(kvm_run, s);
 pub trait Kick: Send + Sync {
     /// KVM_RUN, if one is on, or else the next one, returns EINTR.
     fn kick(&self);
+    /// Takes back a kick that no KVM_RUN has acted on.
+    fn withdraw(&self) {}
 }
 
 /// Looking inside, for statistics and debuggers; a backend shows what it has.

@@ -18,6 +18,11 @@ impl KickHandle {
     pub fn kick(&self) {
         self.0.kick();
     }
+
+    /// Takes back a kick that no KVM_RUN has acted on: for who knows that its cause is gone.
+    pub fn withdraw(&self) {
+        self.0.withdraw();
+    }
 }
 
 impl core::fmt::Debug for KickHandle {
@@ -170,6 +175,17 @@ impl VcpuFd {
     pub fn run(&mut self) -> Result<VcpuExit<'_>> {
         self.vcpu.get_mut().run(&self.shared_page).map_err(error)?;
         self.page.exit().map_err(error)
+    }
+
+    /// KVM_RUN as an ioctl: the exit is in the run page and nowhere else. Other ioctls on this vCPU wait until it
+    /// returns, as in the kernel.
+    pub fn run_raw(&self) -> Result {
+        self.vcpu.lock().run(&self.shared_page).map_err(error)
+    }
+
+    /// The shared pages, with the memfd that a caller may map.
+    pub fn run_mapping(&self) -> &Arc<RunMapping> {
+        &self.page
     }
 
     /// The run page.

@@ -55,6 +55,10 @@ impl Kick for GateKick {
     fn kick(&self) {
         self.0.request(Requests::EXIT);
     }
+
+    fn withdraw(&self) {
+        self.0.withdraw(Requests::EXIT);
+    }
 }
 
 impl Drop for SoftVcpu {
@@ -891,6 +895,16 @@ impl Vcpu for SoftVcpu {
     fn set_tsc_offset(&mut self, offset: u64) -> Result {
         self.core().set_tsc_offset(offset);
         Ok(())
+    }
+
+    fn tpr_access_reporting(&mut self, ctl: &mut kvm_tpr_access_ctl) -> Result {
+        // As a kernel whose processor virtualizes the TPR: accepted, and KVM_EXIT_TPR_ACCESS never happens.
+        if ctl.flags != 0 { Err(Errno::EINVAL) } else { Ok(()) }
+    }
+
+    fn set_vapic_addr(&mut self, _address: u64) -> Result {
+        // As above: nobody patches a guest without KVM_EXIT_TPR_ACCESS, so the page is not looked at.
+        if self.lapic_inside() { Ok(()) } else { Err(Errno::EINVAL) }
     }
 
     fn setup_mce(&mut self, mcg_cap: u64) -> Result {

@@ -29,6 +29,39 @@ pub fn copy_to(ptr: HostPtr, bytes: &[u8]) -> Result<(), HostFault> {
     unsafe { movsb(ptr.address(), bytes.as_ptr() as u64, bytes.len(), |destination, _| destination) }
 }
 
+/// Copies from any address of this process to `out`: what a caller handed over as a pointer.
+///
+/// # Safety
+///
+/// Nobody may have a Rust reference to the source that excludes reading it. It need not be mapped.
+#[inline]
+pub unsafe fn copy_from_caller(source: u64, out: &mut [u8]) -> Result<(), HostFault> {
+    check_caller(source, out.len())?;
+    // SAFETY: `out` is ours and as long as the count; the source is the caller's promise, and a fault goes to the fixup.
+    unsafe { movsb(out.as_mut_ptr() as u64, source, out.len(), |_, source| source) }
+}
+
+/// Copies `bytes` to any address of this process: what a caller handed over as a pointer to be filled.
+///
+/// # Safety
+///
+/// The destination is the caller's to have written. It need not be mapped.
+#[inline]
+pub unsafe fn copy_to_caller(destination: u64, bytes: &[u8]) -> Result<(), HostFault> {
+    check_caller(destination, bytes.len())?;
+    // SAFETY: `bytes` is as long as the count; the destination is the caller's promise, and a fault goes to the fixup.
+    unsafe { movsb(destination, bytes.as_ptr() as u64, bytes.len(), |destination, _| destination) }
+}
+
+/// Refuses what is not in the lower half of the address space, as the kernel does.
+#[inline]
+fn check_caller(address: u64, len: usize) -> Result<(), HostFault> {
+    match address.checked_add(len as u64) {
+        Some(end) if end <= (1 << 47) - x86_arch::PAGE_SIZE => Ok(()),
+        _ => Err(HostFault::at(address)),
+    }
+}
+
 /// Copies between two places in guest memory, ascending byte by byte in effect (as REP MOVSB with DF=0 does when they overlap).
 #[inline]
 pub fn copy_within(destination: HostPtr, source: HostPtr, len: usize) -> Result<(), HostFault> {

@@ -23,7 +23,7 @@ pub mod fault;
 pub mod scalar;
 
 pub use atomic::{compare_exchange, exchange, fetch_add, fetch_and, fetch_or, fetch_xor};
-pub use bulk::{compare, copy_from, copy_to, fill};
+pub use bulk::{compare, copy_from, copy_from_caller, copy_to, copy_to_caller, fill};
 pub use fault::{HostFault, fixup_host_fault, install_fault_handler};
 pub use scalar::{load, load32, load64, store, store32, store64};
 

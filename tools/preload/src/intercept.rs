@@ -1,0 +1,229 @@
+//! The one place that decides: a system call as the program makes it, answered here or passed to the kernel.
+//!
+//! The functions of `symbols` only marshal into [`intercept`]; a second front (interception of the system calls
+//! themselves) would call it too. What the engine calls while it works for the program goes straight to the kernel.
+
+use crate::facts::{self, Fact};
+use crate::raw::{self, sys};
+use crate::{inside, ioctl, private, registry, signals};
+use core::ffi::{CStr, c_char};
+
+/// Performs a system call, or what stands for it. An error is `-errno`.
+///
+/// # Safety
+///
+/// As the system call.
+pub unsafe fn intercept(nr: i64, a: [u64; 6]) -> i64 {
+    // SAFETY: the caller's arguments, passed on.
+    let native = || unsafe { raw::syscall(nr, a) };
+    let fd = a[0] as i32;
+    if inside::is_inside() {
+        return match nr {
+            // SAFETY: as the caller promises.
+            libc::SYS_rt_sigaction => unsafe { signals::rt_sigaction(fd, a[1] as _, a[2] as _, a[3]) },
+            // SAFETY: as above.
+            _ => unsafe { engine(nr, a) },
+        };
+    }
+    match nr {
+        libc::SYS_ioctl => {
+            let request = a[1] as u32;
+            if !ioctl::is_kvm(request) || !crate::environment::enabled() {
+                return native();
+            }
+            ioctl::ioctl(fd, request, a[2]).unwrap_or_else(native)
+        }
+        libc::SYS_open => opened(libc::AT_FDCWD, a[0], a[1] as i32).unwrap_or_else(native),
+        libc::SYS_creat => {
+            let flags = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
+            opened(libc::AT_FDCWD, a[0], flags).unwrap_or_else(native)
+        }
+        libc::SYS_openat => opened(fd, a[1], a[2] as i32).unwrap_or_else(native),
+        libc::SYS_openat2 => match facts::of(fd, a[1] as *const c_char) {
+            // SAFETY: the program's struct open_how, which begins with the flags.
+            Some(fact) if a[2] >= 4096 => {
+                facts::open(fact, unsafe { (a[2] as *const u64).read() } as i32).unwrap_or_else(native)
+            }
+            _ => native(),
+        },
+        libc::SYS_access => accessed(libc::AT_FDCWD, a[0], a[1] as i32).unwrap_or_else(native),
+        libc::SYS_faccessat | libc::SYS_faccessat2 => accessed(fd, a[1], a[2] as i32).unwrap_or_else(native),
+        libc::SYS_stat | libc::SYS_lstat => {
+            // SAFETY: as the caller promises.
+            unsafe { stat(libc::AT_FDCWD, a[0], a[1], libc::SYS_newfstatat) }.unwrap_or_else(native)
+        }
+        // SAFETY: as the caller promises.
+        libc::SYS_newfstatat => unsafe { stat(fd, a[1], a[2], nr) }.unwrap_or_else(native),
+        // SAFETY: as above.
+        libc::SYS_statx => unsafe { stat(fd, a[1], a[4], nr) }.unwrap_or_else(native),
+        // SAFETY: as above.
+        libc::SYS_readlink => link(native(), a[1], a[2]),
+        libc::SYS_readlinkat => link(native(), a[2], a[3]),
+        // SAFETY: as above.
+        libc::SYS_rt_sigaction => unsafe { signals::rt_sigaction(fd, a[1] as _, a[2] as _, a[3]) },
+        // SAFETY: as above.
+        libc::SYS_execve => unsafe { crate::children::execve(nr, a, 2) },
+        // SAFETY: as above.
+        libc::SYS_execveat => unsafe { crate::children::execve(nr, a, 3) },
+        _ if !registry::is_active() => native(),
+        // From here on: calls that matter only to a process that has opened /dev/kvm.
+        libc::SYS_close if private::is(fd) => -i64::from(libc::EBADF),
+        libc::SYS_close => ioctl::close(fd),
+        libc::SYS_close_range => {
+            let r = private::close_range(a[0], a[1], a[2]);
+            inside::within(registry::closed);
+            r
+        }
+        libc::SYS_dup2 | libc::SYS_dup3 => {
+            let new = a[1] as i32;
+            let replaces = raw::identity(new).is_some_and(registry::may_be);
+            let r = native();
+            if replaces && r >= 0 {
+                inside::within(registry::closed);
+            }
+            r
+        }
+        libc::SYS_mmap => {
+            if a[3] as i32 & libc::MAP_ANONYMOUS == 0 && !mappable(a[4] as i32) {
+                return -i64::from(libc::ENODEV);
+            }
+            let r = native();
+            if a[3] as i32 & libc::MAP_FIXED != 0 && r >= 0 {
+                remapped(a[0], a[1]);
+            }
+            r
+        }
+        libc::SYS_munmap | libc::SYS_mprotect | libc::SYS_madvise | libc::SYS_mremap => {
+            let r = native();
+            if r >= 0 {
+                remapped(a[0], a[1]);
+            }
+            r
+        }
+        _ => native(),
+    }
+}
+
+/// A call of the engine's own: descriptors go out of the program's way.
+///
+/// # Safety
+///
+/// As the system call.
+unsafe fn engine(nr: i64, mut a: [u64; 6]) -> i64 {
+    match nr {
+        libc::SYS_close if private::is(a[0] as i32) => return private::close(a[0] as i32),
+        libc::SYS_fcntl if a[1] == libc::F_DUPFD_CLOEXEC as u64 => a[2] = private::base() as u64,
+        _ => {}
+    }
+    // SAFETY: as the caller promises.
+    let r = unsafe { raw::syscall(nr, a) };
+    match nr {
+        libc::SYS_memfd_create | libc::SYS_eventfd2 | libc::SYS_epoll_create1 if r >= 0 => {
+            i64::from(private::hide(r as i32))
+        }
+        libc::SYS_fcntl if a[1] == libc::F_DUPFD_CLOEXEC as u64 && r >= 0 => {
+            private::remember(r as i32);
+            r
+        }
+        _ => r,
+    }
+}
+
+fn opened(directory: i32, path: u64, flags: i32) -> Option<i64> {
+    facts::open(facts::of(directory, path as *const c_char)?, flags)
+}
+
+fn accessed(directory: i32, path: u64, mode: i32) -> Option<i64> {
+    facts::access(facts::of(directory, path as *const c_char)?, mode)
+}
+
+/// stat or statx of a path of ours, or of a descriptor of ours (an empty path).
+///
+/// # Safety
+///
+/// As the system call.
+unsafe fn stat(directory: i32, path: u64, buffer: u64, nr: i64) -> Option<i64> {
+    let fact = match facts::of(directory, path as *const c_char) {
+        Some(fact) => fact,
+        // SAFETY: looked at by `of`, or not a pointer.
+        None if registry::is_active() && path >= 4096 && unsafe { *(path as *const u8) } == 0 => {
+            let id = raw::identity(directory).filter(|id| registry::may_be(*id))?;
+            match inside::within(|| registry::find(id))? {
+                registry::Held::System(_) => Fact::Device,
+                _ => return None,
+            }
+        }
+        None => return None,
+    };
+    let (stand_in, mode): (&CStr, u32) = match facts::stand_in(fact)? {
+        Ok(s) => s,
+        Err(e) => return Some(e),
+    };
+    if nr == libc::SYS_statx {
+        const ALL: u32 = 0x7ff;
+        // SAFETY: the program's buffer, which the kernel checks before we write to it.
+        unsafe {
+            let r = sys!(SYS_statx, libc::AT_FDCWD, stand_in.as_ptr(), 0, ALL, buffer);
+            if r == 0 {
+                let s = &mut *(buffer as *mut libc::statx);
+                s.stx_mode = mode as u16;
+                if fact == Fact::Device {
+                    (s.stx_rdev_major, s.stx_rdev_minor) = (facts::KVM_MAJOR, facts::KVM_MINOR);
+                }
+            }
+            return Some(r);
+        }
+    }
+    // SAFETY: as above; the kernel's structure is libc's on x86-64.
+    unsafe {
+        let r = sys!(SYS_newfstatat, libc::AT_FDCWD, stand_in.as_ptr(), buffer, 0);
+        if r == 0 {
+            let s = &mut *(buffer as *mut libc::stat);
+            s.st_mode = mode;
+            if fact == Fact::Device {
+                s.st_rdev = libc::makedev(facts::KVM_MAJOR, facts::KVM_MINOR);
+            }
+        }
+        Some(r)
+    }
+}
+
+/// The result of readlink: a link to one of our files has the name that the kernel's would have.
+fn link(r: i64, buffer: u64, len: u64) -> i64 {
+    if r <= 0 || !registry::is_active() {
+        return r;
+    }
+    // SAFETY: the kernel has just stored so many bytes there.
+    let bytes = unsafe { core::slice::from_raw_parts_mut(buffer as *mut u8, len as usize) };
+    let text = &bytes[..r as usize];
+    let name: &[u8] = match () {
+        () if text.starts_with(b"/memfd:softkvm-system") => b"/dev/kvm",
+        () if text.starts_with(b"/memfd:softkvm-vm ") => b"anon_inode:kvm-vm",
+        () if text.starts_with(b"/memfd:softkvm-vcpu") => b"anon_inode:kvm-vcpu",
+        () => return r,
+    };
+    let n = name.len().min(bytes.len());
+    bytes[..n].copy_from_slice(&name[..n]);
+    n as i64
+}
+
+/// Whether a descriptor may be mapped: of ours, only a vCPU's.
+fn mappable(fd: i32) -> bool {
+    if !raw::identity(fd).is_some_and(registry::may_be) {
+        return true;
+    }
+    inside::within(|| match registry::find_fd(fd) {
+        Some((_, registry::Held::Vcpu(..))) | None => true,
+        Some(_) => false,
+    })
+}
+
+/// The program has changed what lies in a range of addresses.
+fn remapped(start: u64, len: u64) {
+    inside::within(|| {
+        registry::invalidate(start, len);
+        if registry::has_orphans() {
+            registry::reap();
+        }
+    });
+}

@@ -1,0 +1,251 @@
+//! Descriptors and the objects that they stand for.
+//!
+//! A descriptor of ours is a file in memory, and is known by its identity (`st_dev`, `st_ino`), which is asked for at each
+//! ioctl: a duplicate is the same object, wherever it came from, and a number that was closed and used again is another.
+//!
+//! How long an object lives: each has two open file descriptions of its file. One is the program's, and holds a lock
+//! (flock) for as long as anybody anywhere refers to it: a duplicate, a mapping, a message on its way through a
+//! socket, a child. The other is ours; when it can take the lock, the program's is gone. It is asked whenever the program
+//! closes or unmaps one of ours. So a child's close never takes anything from its parent, and nothing is counted.
+//!
+//! A vCPU keeps its VM alive, in `kvm-ioctl-layer`; this list need not know.
+
+use crate::raw::{self, Identity, sys};
+use crate::{owner, private};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64};
+use kvm_api::errno::{Errno, Result};
+use kvm_ioctl_layer::dispatch::Object;
+use kvm_ioctl_layer::{Kvm, VcpuFd, VmFd};
+use parking_lot::RwLock;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// What a descriptor stands for.
+#[derive(Clone)]
+pub enum Held {
+    /// `/dev/kvm`.
+    System(Arc<Kvm>),
+    /// A VM.
+    Vm(Arc<VmFd>),
+    /// A vCPU, whose file is its run page, and the name of its descriptor.
+    Vcpu(Arc<VcpuFd>, u64),
+}
+
+impl Held {
+    /// The object, for dispatch.
+    pub fn object(&self) -> Object<'_> {
+        match self {
+            Held::System(o) => Object::System(o),
+            Held::Vm(o) => Object::Vm(o),
+            Held::Vcpu(o, _) => Object::Vcpu(o),
+        }
+    }
+
+    /// What /proc says of such a descriptor where the kernel made it.
+    pub fn link(&self) -> String {
+        match self {
+            Held::System(_) => "/dev/kvm".into(),
+            Held::Vm(_) => "anon_inode:kvm-vm".into(),
+            Held::Vcpu(_, id) => format!("anon_inode:kvm-vcpu:{id}"),
+        }
+    }
+}
+
+struct Entry {
+    held: Held,
+    /// Our description of the file; a vCPU's is its run page's.
+    file: i32,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if !matches!(self.held, Held::Vcpu(..)) {
+            private::close(self.file);
+        }
+    }
+}
+
+/// The objects of this process.
+#[derive(Default)]
+struct Objects {
+    by_identity: RwLock<HashMap<Identity, Entry>>,
+    /// Where guests' memory lies: whoever unmaps something there has to tell the VMs.
+    guest_memory: RwLock<Vec<(u64, u64)>>,
+}
+
+static OBJECTS: AtomicPtr<Objects> = AtomicPtr::new(core::ptr::null_mut());
+/// The device that files in memory are on; 0 before the first.
+static DEVICE: AtomicU64 = AtomicU64::new(0);
+/// A descriptor was closed whose object lives on, by a mapping or a duplicate.
+static ORPHANS: AtomicBool = AtomicBool::new(false);
+
+/// In a child made by fork: the parent's objects are not ours, and their locks may be held by threads that are not
+/// here. They stay where they are, never to be touched.
+pub fn adopt_after_fork() {
+    if owner::forked() {
+        owner::adopt(|| {
+            OBJECTS.store(core::ptr::null_mut(), SeqCst);
+            crate::signals::adopt();
+        });
+    }
+}
+
+fn objects() -> Option<&'static Objects> {
+    adopt_after_fork();
+    // SAFETY: null, or a box that was leaked.
+    unsafe { OBJECTS.load(Acquire).as_ref() }
+}
+
+fn objects_or_new() -> &'static Objects {
+    if let Some(o) = objects() {
+        return o;
+    }
+    let new = Box::into_raw(Box::<Objects>::default());
+    match OBJECTS.compare_exchange(core::ptr::null_mut(), new, SeqCst, SeqCst) {
+        // SAFETY: just leaked, and valid for ever.
+        Ok(_) => unsafe { &*new },
+        // SAFETY: `new` was not published; `other` was, and is valid for ever.
+        Err(other) => unsafe {
+            drop(Box::from_raw(new));
+            &*other
+        },
+    }
+}
+
+/// Whether this process has ever had an object: all else can be skipped when not.
+#[inline]
+pub fn is_active() -> bool {
+    !OBJECTS.load(Relaxed).is_null()
+}
+
+/// Whether a file of this device may be ours. No lock.
+#[inline]
+pub fn may_be(id: Identity) -> bool {
+    id.dev == DEVICE.load(Relaxed) && is_active()
+}
+
+/// The object of an identity.
+pub fn find(id: Identity) -> Option<Held> {
+    if !may_be(id) {
+        return None;
+    }
+    objects()?.by_identity.read().get(&id).map(|e| e.held.clone())
+}
+
+/// The object of a descriptor.
+pub fn find_fd(fd: i32) -> Option<(Identity, Held)> {
+    let id = raw::identity(fd)?;
+    Some((id, find(id)?))
+}
+
+/// Whether a descriptor is one of an object of another process: a parent's, or a sender's.
+pub fn is_foreign(fd: i32) -> bool {
+    let (mut name, mut link) = ([0; 32], [0; 64]);
+    raw::readlink(raw::fd_path(fd, &mut name), &mut link).is_some_and(|l| l.starts_with(MEMFD_LINK))
+}
+
+/// What our files' links in /proc begin with.
+pub const MEMFD_LINK: &[u8] = b"/memfd:softkvm-";
+
+fn memfd(name: &core::ffi::CStr) -> Result<i32> {
+    // SAFETY: a C string.
+    match unsafe { sys!(SYS_memfd_create, name.as_ptr(), libc::MFD_CLOEXEC) } {
+        fd if fd >= 0 => Ok(private::hide(fd as i32)),
+        e => Err(Errno(-e as i32)),
+    }
+}
+
+/// Puts an object into the list; the program's descriptor for it. `flags` are open's.
+pub fn add(held: Held, flags: i32) -> Result<i32> {
+    let file = match &held {
+        Held::System(_) => memfd(c"softkvm-system")?,
+        Held::Vm(_) => memfd(c"softkvm-vm")?,
+        Held::Vcpu(v, _) => std::os::fd::AsRawFd::as_raw_fd(v.run_mapping().file()),
+    };
+    let entry = Entry { held, file };
+    let mut name = [0; 32];
+    let access = flags & (libc::O_ACCMODE | libc::O_CLOEXEC | libc::O_NONBLOCK);
+    // SAFETY: a C string; a new description of the same file.
+    let fd = unsafe { sys!(SYS_openat, libc::AT_FDCWD, raw::fd_path(file, &mut name).as_ptr(), access, 0) };
+    let fd = match fd {
+        fd if fd >= 0 => fd as i32,
+        e => return Err(Errno(-e as i32)),
+    };
+    // SAFETY: numbers only.
+    unsafe { sys!(SYS_flock, fd, libc::LOCK_EX | libc::LOCK_NB) };
+    let Some(id) = raw::identity(fd) else { return Err(Errno::EBADF) };
+    DEVICE.store(id.dev, SeqCst);
+    reap();
+    objects_or_new().by_identity.write().insert(id, entry);
+    Ok(fd)
+}
+
+/// Frees the objects that nobody refers to any more.
+pub fn reap() {
+    let Some(o) = objects() else { return };
+    let mut gone = Vec::new();
+    let mut closed = false;
+    {
+        let mut list = o.by_identity.write();
+        list.retain(|_, e| {
+            // SAFETY: numbers only.
+            let free = unsafe { sys!(SYS_flock, e.file, libc::LOCK_EX | libc::LOCK_NB) } == 0;
+            if free {
+                gone.push(e.held.clone());
+            }
+            closed |= free;
+            !free
+        });
+        if list.is_empty() {
+            o.guest_memory.write().clear();
+            ORPHANS.store(false, Relaxed);
+        }
+    }
+    // Outside the lock: a VM's end waits for its threads.
+    drop(gone);
+}
+
+/// After a descriptor of ours was closed.
+pub fn closed() {
+    ORPHANS.store(true, Relaxed);
+    reap();
+}
+
+/// Whether a mapping that goes may have been the last that kept an object.
+#[inline]
+pub fn has_orphans() -> bool {
+    ORPHANS.load(Relaxed)
+}
+
+/// A memory slot was set.
+pub fn add_guest_memory(start: u64, len: u64) {
+    if let (Some(o), true) = (objects(), len != 0) {
+        let mut list = o.guest_memory.write();
+        let range = (start, start.saturating_add(len));
+        if !list.contains(&range) {
+            list.push(range);
+        }
+    }
+}
+
+/// The program has changed its mappings: every VM with memory there is told.
+pub fn invalidate(start: u64, len: u64) {
+    let Some(o) = objects() else { return };
+    let end = start.saturating_add(len);
+    if !o.guest_memory.read().iter().any(|&(s, e)| start < e && s < end) {
+        return;
+    }
+    let vms: Vec<_> = o
+        .by_identity
+        .read()
+        .values()
+        .filter_map(|e| match &e.held {
+            Held::Vm(vm) => Some(vm.backend().clone()),
+            _ => None,
+        })
+        .collect();
+    for vm in vms {
+        vm.invalidate_hva(start, len);
+    }
+}

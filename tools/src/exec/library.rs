@@ -1,0 +1,47 @@
+//! Where the shared library is: beside this program, in `../lib/softkvm`, or where cargo leaves it.
+
+use super::protocol::{BUILD_ID, MARK};
+use crate::outcome::Failure;
+use std::path::{Path, PathBuf};
+
+const NAME: &str = "libsoftkvm.so";
+
+/// The first library that is of this program's build.
+pub fn find() -> Result<PathBuf, Failure> {
+    let program = std::env::current_exe().map_err(|e| Failure::host("this program's own path", e))?;
+    let here = program.parent().unwrap_or(Path::new("/"));
+    // `deps` is where cargo puts the library of `cargo run`.
+    let places = [here.join(NAME), here.join("../lib/softkvm").join(NAME), here.join("deps").join(NAME)];
+    let mut other = None;
+    for place in &places {
+        match std::fs::read(place) {
+            Ok(bytes) if is_ours(&bytes) => {
+                return place.canonicalize().map_err(|e| Failure::host(place.display(), e));
+            }
+            Ok(_) => other = Some(place),
+            Err(_) => {}
+        }
+    }
+    Err(Failure::Host(match other {
+        Some(place) => format!("{} is of another build than this program", place.display()),
+        None => format!("{NAME} is neither in {} nor in ../lib/softkvm beside it", here.display()),
+    }))
+}
+
+fn is_ours(library: &[u8]) -> bool {
+    let wanted = [MARK, BUILD_ID.as_bytes()].concat();
+    library.windows(wanted.len()).any(|w| w == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_of_another_build_is_not_taken() {
+        let library = |id: &str| [b"\x7fELF...", MARK, id.as_bytes(), b"..."].concat();
+        assert!(is_ours(&library(BUILD_ID)));
+        assert!(!is_ours(&library("0000000000000000")));
+        assert!(!is_ours(b""));
+    }
+}
