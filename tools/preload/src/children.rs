@@ -48,8 +48,15 @@ pub unsafe fn with_ours(environment: *const *const c_char) -> *const *const c_ch
     let bytes = (count + 8) * size_of::<*const c_char>();
     // SAFETY: a new mapping, with room for all.
     unsafe {
-        let list = sys!(SYS_mmap, 0, bytes, libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1i64, 0);
+        let list = sys!(
+            SYS_mmap,
+            0,
+            bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1i64,
+            0
+        );
         if list < 0 {
             return environment;
         }

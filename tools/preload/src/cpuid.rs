@@ -70,7 +70,9 @@ pub fn faulted(signal: i32, context: *mut c_void) -> bool {
         set(true);
         let r = answer(g[libc::REG_RAX as usize] as u32, g[libc::REG_RCX as usize] as u32);
         set(false);
-        for (register, value) in [libc::REG_RAX, libc::REG_RBX, libc::REG_RCX, libc::REG_RDX].into_iter().zip(r) {
+        for (register, value) in
+            [libc::REG_RAX, libc::REG_RBX, libc::REG_RCX, libc::REG_RDX].into_iter().zip(r)
+        {
             g[register as usize] = i64::from(value);
         }
         g[libc::REG_RIP as usize] += 2;

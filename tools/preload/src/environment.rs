@@ -63,7 +63,10 @@ extern "C" fn constructor(_: i32, _: *const *const c_char, environment: *const *
     }
     let Some(id) = value(1) else { return };
     if id.to_bytes() != BUILD_ID.as_bytes() {
-        crate::raw::write_all(2, b"softkvm: libsoftkvm.so is of another build than `softkvm exec`: not used\n");
+        crate::raw::write_all(
+            2,
+            b"softkvm: libsoftkvm.so is of another build than `softkvm exec`: not used\n",
+        );
         return;
     }
     ENABLED.store(true, Release);

@@ -48,7 +48,8 @@ fn absolute<'a>(directory: i32, path: &[u8], buffer: &'a mut [u8; LONGEST]) -> O
     let mut len = 0;
     if path.first() != Some(&b'/') {
         let mut name = [0; 32];
-        let link = if directory == libc::AT_FDCWD { c"/proc/self/cwd" } else { raw::fd_path(directory, &mut name) };
+        let link =
+            if directory == libc::AT_FDCWD { c"/proc/self/cwd" } else { raw::fd_path(directory, &mut name) };
         len = raw::readlink(link, buffer)?.len();
         if len == 1 {
             len = 0;
@@ -115,10 +116,9 @@ fn module(path: &[u8]) -> Fact {
         (None, ..) | (Some(b"parameters"), None, _) => Fact::Directory,
         (Some(b"initstate"), None, _) => Fact::File("live\n"),
         (Some(b"refcnt"), None, _) => Fact::File("0\n"),
-        (Some(b"parameters"), Some(name), None) => parameters
-            .iter()
-            .find(|p| p.0.as_bytes() == name)
-            .map_or(Fact::Absent, |p| Fact::File(p.1)),
+        (Some(b"parameters"), Some(name), None) => {
+            parameters.iter().find(|p| p.0.as_bytes() == name).map_or(Fact::Absent, |p| Fact::File(p.1))
+        }
         _ => Fact::Absent,
     }
 }

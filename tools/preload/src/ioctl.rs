@@ -63,9 +63,7 @@ fn perform(held: &Held, request: u32, arg: u64, inside: &mut Inside) -> Result<i
             // As the kernel: close-on-exec, readable and writable.
             registry::add(Held::Vm(Arc::new(vm)), libc::O_RDWR | libc::O_CLOEXEC)
         }
-        Answer::Vcpu(vcpu) => {
-            registry::add(Held::Vcpu(Arc::new(vcpu), arg), libc::O_RDWR | libc::O_CLOEXEC)
-        }
+        Answer::Vcpu(vcpu) => registry::add(Held::Vcpu(Arc::new(vcpu), arg), libc::O_RDWR | libc::O_CLOEXEC),
     }
 }
 
@@ -83,12 +81,12 @@ fn run(vcpu: &VcpuFd, arg: u64, inside: &mut Inside) -> Result<i32> {
 fn remember_memory(request: u32, arg: u64) {
     let call = Call { arg, memory: &OwnMemory };
     let range = match request {
-        nr::KVM_SET_USER_MEMORY_REGION => call
-            .input::<kvm_userspace_memory_region>()
-            .map(|r| (r.userspace_addr, r.memory_size)),
-        nr::KVM_SET_USER_MEMORY_REGION2 => call
-            .input::<kvm_userspace_memory_region2>()
-            .map(|r| (r.userspace_addr, r.memory_size)),
+        nr::KVM_SET_USER_MEMORY_REGION => {
+            call.input::<kvm_userspace_memory_region>().map(|r| (r.userspace_addr, r.memory_size))
+        }
+        nr::KVM_SET_USER_MEMORY_REGION2 => {
+            call.input::<kvm_userspace_memory_region2>().map(|r| (r.userspace_addr, r.memory_size))
+        }
         _ => return,
     };
     if let Ok((start, len)) = range {

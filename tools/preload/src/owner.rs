@@ -25,8 +25,15 @@ pub fn claim() {
     }
     // SAFETY: a new anonymous page, which nobody else knows.
     let page = unsafe {
-        let page = sys!(SYS_mmap, 0, 4096, libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1i64, 0);
+        let page = sys!(
+            SYS_mmap,
+            0,
+            4096,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1i64,
+            0
+        );
         if page < 0 {
             return;
         }

@@ -103,9 +103,7 @@ pub fn identity(fd: i32) -> Option<Identity> {
 /// Where a link of /proc points, in `buffer`.
 pub fn readlink<'a>(path: &core::ffi::CStr, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
     // SAFETY: a C string, and a buffer with its length.
-    let n = unsafe {
-        sys!(SYS_readlinkat, libc::AT_FDCWD, path.as_ptr(), buffer.as_mut_ptr(), buffer.len())
-    };
+    let n = unsafe { sys!(SYS_readlinkat, libc::AT_FDCWD, path.as_ptr(), buffer.as_mut_ptr(), buffer.len()) };
     (n > 0 && (n as usize) < buffer.len()).then(|| &buffer[..n as usize])
 }
 

@@ -247,7 +247,11 @@ fn exit(line: &mut String, page: &dyn kvm_api::backend::RunPage) {
             let port = u16::from_le_bytes(field(page, EXIT_UNION + 2));
             let count = u32::from_le_bytes(field(page, EXIT_UNION + 4));
             let out = u32::from(direction) == KVM_EXIT_IO_OUT;
-            _ = write!(line, " {{{}, port={port:#x}, size={size}, count={count}", if out { "out" } else { "in" });
+            _ = write!(
+                line,
+                " {{{}, port={port:#x}, size={size}, count={count}",
+                if out { "out" } else { "in" }
+            );
             if out {
                 let data = field::<8>(page, PIO_PAGE_OFFSET);
                 let len = (usize::from(size) * count as usize).min(8);
@@ -260,7 +264,11 @@ fn exit(line: &mut String, page: &dyn kvm_api::backend::RunPage) {
             let data = field::<8>(page, EXIT_UNION + 8);
             let len = u32::from_le_bytes(field(page, EXIT_UNION + 16));
             let [write] = field(page, EXIT_UNION + 20);
-            _ = write!(line, " {{{}, phys_addr={address:#x}, len={len}", if write != 0 { "write" } else { "read" });
+            _ = write!(
+                line,
+                " {{{}, phys_addr={address:#x}, len={len}",
+                if write != 0 { "write" } else { "read" }
+            );
             if write != 0 {
                 _ = write!(line, ", data={:02x?}", &data[..(len as usize).min(8)]);
             }

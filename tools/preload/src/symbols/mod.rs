@@ -61,15 +61,7 @@ unsafe extern "C" fn closefrom(first: c_int) {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn syscall(
-    nr: c_long,
-    a: u64,
-    b: u64,
-    c_: u64,
-    d: u64,
-    e: u64,
-    f: u64,
-) -> c_long {
+unsafe extern "C" fn syscall(nr: c_long, a: u64, b: u64, c_: u64, d: u64, e: u64, f: u64) -> c_long {
     // SAFETY: as C's caller promises.
     c(unsafe { intercept(nr, [a, b, c_, d, e, f]) })
 }
