@@ -24,7 +24,11 @@ pub enum Fact {
 const LONGEST: usize = 256;
 
 /// What a path names, if it is one of ours. No lock, no allocation; a system call only for a relative path to `kvm`.
-pub fn of(directory: i32, path: *const c_char) -> Option<Fact> {
+///
+/// # Safety
+///
+/// `path` is what the program handed over as a C string.
+pub unsafe fn of(directory: i32, path: *const c_char) -> Option<Fact> {
     // What cannot be a pointer is the kernel's to refuse.
     if (path as u64) < 4096 || (path as u64) >> 47 != 0 || !crate::environment::enabled() {
         return None;

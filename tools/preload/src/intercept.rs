@@ -39,9 +39,9 @@ pub unsafe fn intercept(nr: i64, a: [u64; 6]) -> i64 {
             opened(libc::AT_FDCWD, a[0], flags).unwrap_or_else(native)
         }
         libc::SYS_openat => opened(fd, a[1], a[2] as i32).unwrap_or_else(native),
-        libc::SYS_openat2 => match facts::of(fd, a[1] as *const c_char) {
-            // SAFETY: the program's struct open_how, which begins with the flags.
+        libc::SYS_openat2 => match fact(fd, a[1]) {
             Some(fact) if a[2] >= 4096 => {
+                // SAFETY: the program's struct open_how, which begins with the flags.
                 facts::open(fact, unsafe { (a[2] as *const u64).read() } as i32).unwrap_or_else(native)
             }
             _ => native(),
@@ -129,12 +129,17 @@ unsafe fn engine(nr: i64, mut a: [u64; 6]) -> i64 {
     }
 }
 
+fn fact(directory: i32, path: u64) -> Option<Fact> {
+    // SAFETY: the argument of a system call that takes a path.
+    unsafe { facts::of(directory, path as *const c_char) }
+}
+
 fn opened(directory: i32, path: u64, flags: i32) -> Option<i64> {
-    facts::open(facts::of(directory, path as *const c_char)?, flags)
+    facts::open(fact(directory, path)?, flags)
 }
 
 fn accessed(directory: i32, path: u64, mode: i32) -> Option<i64> {
-    facts::access(facts::of(directory, path as *const c_char)?, mode)
+    facts::access(fact(directory, path)?, mode)
 }
 
 /// stat or statx of a path of ours, or of a descriptor of ours (an empty path).
@@ -143,7 +148,7 @@ fn accessed(directory: i32, path: u64, mode: i32) -> Option<i64> {
 ///
 /// As the system call.
 unsafe fn stat(directory: i32, path: u64, buffer: u64, nr: i64) -> Option<i64> {
-    let fact = match facts::of(directory, path as *const c_char) {
+    let fact = match fact(directory, path) {
         Some(fact) => fact,
         // SAFETY: looked at by `of`, or not a pointer.
         None if registry::is_active() && path >= 4096 && unsafe { *(path as *const u8) } == 0 => {
@@ -204,6 +209,7 @@ fn link(r: i64, buffer: u64, len: u64) -> i64 {
     };
     let n = name.len().min(bytes.len());
     bytes[..n].copy_from_slice(&name[..n]);
+    bytes[n..(r as usize).max(n)].fill(0);
     n as i64
 }
 

@@ -35,13 +35,15 @@ struct Action {
 }
 
 impl Action {
-    const NONE: Action = Action {
-        handler: AtomicU64::new(SIG_DFL),
-        flags: AtomicU64::new(0),
-        restorer: AtomicU64::new(0),
-        mask: AtomicU64::new(0),
-        engine: AtomicU64::new(0),
-    };
+    const fn none() -> Action {
+        Action {
+            handler: AtomicU64::new(SIG_DFL),
+            flags: AtomicU64::new(0),
+            restorer: AtomicU64::new(0),
+            mask: AtomicU64::new(0),
+            engine: AtomicU64::new(0),
+        }
+    }
 
     fn load(&self) -> KernelAction {
         KernelAction {
@@ -60,7 +62,7 @@ impl Action {
     }
 }
 
-static ACTIONS: [Action; 65] = [Action::NONE; 65];
+static ACTIONS: [Action; 65] = [const { Action::none() }; 65];
 static ACTIVE: AtomicBool = AtomicBool::new(false);
 /// The process that [`ACTIONS`] is about: a vfork child shares our memory, but not its signal handlers.
 static OWNER: AtomicI32 = AtomicI32::new(0);

@@ -77,7 +77,8 @@ unsafe fn fopen_with(
     path: *const c_char,
     mode: *const c_char,
 ) -> *mut libc::FILE {
-    if facts::of(CWD, path).is_some_and(|f| f != facts::Fact::Directory) {
+    // SAFETY: as C's caller promises.
+    if unsafe { facts::of(CWD, path) }.is_some_and(|f| f != facts::Fact::Directory) {
         // SAFETY: as C's caller promises.
         unsafe {
             let text = CStr::from_ptr(mode).to_bytes();
