@@ -606,6 +606,8 @@ mod alignment_tests;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
+mod pending_tests;
+#[cfg(test)]
 mod pointer_tests;
 #[cfg(test)]
 mod software_tests;

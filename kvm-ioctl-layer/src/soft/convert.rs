@@ -358,6 +358,7 @@ pub fn set_fpu(x: &mut XsaveImage, k: &kvm_fpu) {
     x.set_fip(*last_ip);
     x.set_fdp(*last_dp);
     (x.fcs, x.fds) = (0, 0);
+    x.update_summary();
     x.set_mxcsr(*mxcsr & emu_core::host_cpu::mxcsr_mask());
     x.set_xstate_bv(x.xstate_bv() | 3);
 }

@@ -721,6 +721,8 @@ impl Vcpu for SoftVcpu {
                 image.bytes[component.offset..component.offset + component.size].fill(0);
             }
         }
+        // A processor makes ES and B from the flags and masks that it loads.
+        image.update_summary();
         image.set_mxcsr(mxcsr);
         image.set(xsave::MXCSR_MASK, emu_core::host_cpu::mxcsr_mask());
         v.xsave = image;
