@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// After this a case is interrupted, as a signal would: a guest may loop in faults and retire nothing.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_millis(200);
 /// Longest that one case may take; they take milliseconds.
 const WATCHDOG: Duration = Duration::from_secs(30);
 /// Status of a worker whose case hung.
@@ -78,8 +78,9 @@ fn describe(fuzzer: &Fuzzer, case: u64) -> String {
     let bytes: Vec<String> =
         code.chunks(16).map(|c| c.iter().map(|b| format!("{b:02x}")).collect::<String>()).collect();
     format!(
-        "case {case:#x}: {mode:?}{}\n{}\nagain: cargo run --release -p softkvm-tests --bin fuzz -- --case {case:#x}",
+        "case {case:#x}: {mode:?}{}, {:?}\n{}\nagain: cargo run --release -p softkvm-tests --bin fuzz -- --case {case:#x}",
         if user { ", level 3" } else { "" },
+        fuzzer.setting(case),
         bytes.join("\n")
     )
 }

@@ -5,8 +5,8 @@
 
 use super::handlers;
 use super::random::Random;
+use super::setting::{JumpingHost, Setting};
 use super::stream::SLOT;
-use crate::machine::StepHost;
 use decoder::CpuMode;
 use emu_core::cpuid::CpuidTable;
 use emu_core::cpuid::policy::{HostProcessor, supported_xcr0};
@@ -116,13 +116,21 @@ impl Environment {
     }
 
     /// A processor at the start of a case.
-    pub fn start(&mut self, mode: Mode, user: bool, code: &[u8], random: &mut Random) -> Processor {
+    pub fn start(
+        &mut self,
+        mode: Mode,
+        user: bool,
+        code: &[u8],
+        setting: Setting,
+        random: &mut Random,
+    ) -> Processor {
         self.ram.fill(0);
         let low = self.low.iter().find(|(m, _)| *m == mode).map(|(_, l)| l.as_slice()).unwrap_or_default();
         self.ram[..low.len()].copy_from_slice(low);
         self.ram[CODE as usize..][..code.len()].copy_from_slice(code);
         self.ram[DATA as usize..][..DATA_SIZE as usize].copy_from_slice(&random.bytes(DATA_SIZE as usize));
-        let vm = Vm::new(Arc::new(StepHost::default()));
+        let vm = Vm::new(Arc::new(JumpingHost::default()));
+        setting.prepare(&vm);
         let region = MemRegion {
             slot: 0,
             as_id: 0,
@@ -135,6 +143,10 @@ impl Environment {
         let mut vcpu = Vcpu::new(&vm, 0, true);
         vcpu.cpuid = self.cpuid.clone();
         set_up(&mut vcpu, mode, user, random);
+        setting.apply(&mut vcpu, mode, random);
+        vcpu.paging_changed();
+        vcpu.update_mode();
+        vcpu.update_view();
         Processor::new(vcpu)
     }
 }
@@ -240,8 +252,6 @@ fn set_up(v: &mut Vcpu, mode: Mode, user: bool, random: &mut Random) {
         }
     }
     v.hot.regs[emu_core::vcpu::RIP] = mode.code_start();
-    v.paging_changed();
-    v.update_mode();
 }
 
 /// The low 64 KiB of a mode.

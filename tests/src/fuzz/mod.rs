@@ -2,12 +2,13 @@
 //!
 //! A case is made from a number: mode and privilege level, registers, a stream of instructions in slots of 16
 //! bytes, four fifths from the encoder and one fifth raw bytes. It starts with valid paging, a stack, and handlers that
-//! skip to the next slot. [`handlers`] knows what can be reached at all; `softkvm-fuzz` (`src/bin/fuzz.rs`) runs cases and
+//! skip to the next slot; [`setting`] adds interrupt controllers, numbers that trap, and control bits. [`handlers`] knows what can be reached at all; `softkvm-fuzz` (`src/bin/fuzz.rs`) runs cases and
 //! says which.
 
 pub mod environment;
 pub mod handlers;
 pub mod random;
+pub mod setting;
 pub mod stream;
 
 use decoder::{Context, CpuMode, Protection, decode_one};
@@ -16,6 +17,7 @@ use environment::{Environment, Mode};
 use handlers::Handlers;
 use parking_lot::Mutex;
 use random::Random;
+use setting::Setting;
 use softmmu::VcpuGate;
 use std::sync::Arc;
 
@@ -61,13 +63,19 @@ impl Fuzzer {
         (mode, user, code)
     }
 
+    /// What a case has besides its code.
+    pub fn setting(&self, case: u64) -> Setting {
+        Setting::choose(&mut Random::new(case ^ 0x2545_f491))
+    }
+
     /// Runs one case.
     pub fn run(&mut self, case: u64) -> Ran {
         let (mode, user, code) = self.code(case);
         let mut random = Random::new(case ^ 0x5bd1_e995);
         // Each instruction alone, to see which handlers are reached; or as fast as the engine goes.
         let stepping = !random.one_in(4);
-        let mut processor = self.environment.start(mode, user, &code, &mut random);
+        let setting = self.setting(case);
+        let mut processor = self.environment.start(mode, user, &code, setting, &mut random);
         *self.running.lock() = Some(processor.vcpu.shared.gate.clone());
         let mut exits = 0;
         let mut defect = None;
@@ -78,12 +86,20 @@ impl Fuzzer {
             }
             if stepping {
                 self.look(&mut processor);
+                setting.disturb(&mut processor, &mut random);
             }
             match processor.run(Some(if stepping { 1 } else { left })) {
                 Exit::Bound => continue,
                 Exit::Shutdown => break,
                 Exit::InternalError { kind: InternalError::Defect, .. } => {
                     defect = Some("a handler panicked".into());
+                    break;
+                }
+                // Execution from device memory is the one thing that the engine may give up on, as KVM does.
+                Exit::InternalError { kind: InternalError::Emulation, detail } => {
+                    if detail.get(1).is_none_or(|readable| *readable >= 15) {
+                        defect = Some(format!("an instruction that was not executed: {detail:x?}"));
+                    }
                     break;
                 }
                 Exit::InternalError { .. } | Exit::FailEntry { .. } => break,
