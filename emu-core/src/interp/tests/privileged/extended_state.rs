@@ -116,6 +116,8 @@ pub(super) static ROWS: &[Row] = &[
     (ALL, ANY, "F2 0F 38 F0 C1", &[EM, TS, NO_FXSR], Done, "SDM vol. 2A, CRC32: no #NM"),
     (ALL, ANY, "0F 38 F0 07", &[EM, TS, NO_FXSR], Done, "SDM vol. 2B, MOVBE: no #NM"),
     (ALL, ANY, "0F 38 F9 0F", &[EM, TS, NO_FXSR], Done, "SDM vol. 2B, MOVDIRI: no #NM"),
+    (ALL, ANY, "66 0F 38 F8 07", &[EM, TS, Do(|r| { let b = r.get(Gpr::Rdi); r.set(Gpr::Rax, b) })], Done, "SDM vol. 2B, MOVDIR64B: no #NM"),
+    (ALL, ANY, "66 0F 38 F8 07", &[Do(|r| { let b = r.get(Gpr::Rdi) + 8; r.set(Gpr::Rax, b) })], GP0, "SDM vol. 2B, MOVDIR64B: alignment"),
     // ---- FXSAVE, FXRSTOR
     (ALL, ANY, "0F AE 07", &[], Done, "SDM vol. 2A, FXSAVE"),
     (ALL, ANY, "0F AE 07", &[NO_FXSR], Done, "SDM vol. 2A, FXSAVE: OSFXSR=0 is no fault"),

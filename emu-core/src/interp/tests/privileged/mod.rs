@@ -17,9 +17,13 @@ mod complete;
 mod control;
 mod debug;
 mod extended_state;
+mod far;
 mod fast_calls;
 mod flags;
+mod modes;
 mod ports;
+mod segments;
+mod software_int;
 mod table_registers;
 mod time;
 
@@ -145,10 +149,8 @@ enum Want {
 const UD: Want = Want::Raise(Vector::Ud, 0);
 const NM: Want = Want::Raise(Vector::Nm, 0);
 const GP0: Want = Want::Raise(Vector::Gp, 0);
-#[allow(dead_code)]
 const SS0: Want = Want::Raise(Vector::Ss, 0);
 const DB: Want = Want::Raise(Vector::Db, 0);
-#[allow(dead_code)]
 const MF: Want = Want::Raise(Vector::Mf, 0);
 const fn gp(code: u32) -> Want {
     Want::Raise(Vector::Gp, code)
@@ -156,11 +158,9 @@ const fn gp(code: u32) -> Want {
 const fn np(code: u32) -> Want {
     Want::Raise(Vector::Np, code)
 }
-#[allow(dead_code)]
 const fn ss(code: u32) -> Want {
     Want::Raise(Vector::Ss, code)
 }
-#[allow(dead_code)]
 const fn ts(code: u32) -> Want {
     Want::Raise(Vector::Ts, code)
 }
@@ -173,7 +173,6 @@ const fn seg(access: u64) -> u64 {
     0x00cf_0000_0000_ffff | access << 40
 }
 /// A code segment with L set.
-#[allow(dead_code)]
 const fn seg64(access: u64) -> u64 {
     0x00af_0000_0000_ffff | access << 40
 }
