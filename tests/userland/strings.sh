@@ -15,7 +15,7 @@ run default ""
 run avx2 "$(caps $avx512)"
 run sse2 "$(caps $avx2,-SSSE3,-SSE4_1,-SSE4_2,-ERMS,-FSRM,-BMI2,-POPCNT,-LZCNT)"
 [ "$quick" = 0 ] || exit 0
-run avx512 "$(caps -Prefer_No_AVX512_Probing)"
+run evex "$(caps -AVX512F)"
 run avx512-no-vzeroupper "$(caps -AVX512VL)"
 run no-erms "$(caps -ERMS,-FSRM)"
 run sse42 "$(caps $avx2)"

@@ -64,9 +64,10 @@ pub fn debian_root(files: &GuestFiles, packages: &[String], refresh: bool) -> Re
     });
     fetched.map_err(|why| {
         format!(
-            "{}: not in the cache and cannot be fetched: {why}. `apt-cache policy {}` says whether this Debian \
-             release has them; once they are fetched, no network is needed",
+            "{}: not in the cache and cannot be fetched: {}. With a network the same command fetches them, once; \
+             `apt-cache policy {}` tells whether this Debian release has the names",
             names.join(", "),
+            why.trim_end_matches('.'),
             names.join(" ")
         )
     })?;
