@@ -15,7 +15,8 @@ set -f
 # These have detection of their own, which -cpuflags does not reach.
 # shellcheck disable=SC2086
 [ "$quick" = 1 ] || {
-    f vpx $picture -frames:v 3 -c:v libvpx -deadline realtime -cpu-used 8 -threads 1
+    # A positive -cpu-used would let VP8's encoder choose by the clock.
+    f vpx $picture -frames:v 3 -c:v libvpx -deadline realtime -cpu-used -8 -threads 1
     f vp9 $picture -frames:v 2 -c:v libvpx-vp9 -deadline realtime -cpu-used 8 -threads 1
     f x265 $picture -frames:v 3 -c:v libx265 -preset ultrafast -x265-params pools=none:frame-threads=1:log-level=none:info=0
     f mp3 $sound -t 0.3 -c:a libmp3lame

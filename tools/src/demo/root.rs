@@ -4,7 +4,7 @@
 //! The folder is a root for the host too (`unshare -r chroot FOLDER`): the same files run in both places. No
 //! maintainer script runs, nothing is installed. Which packages is `closure`'s; `initramfs` makes the archive.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Error, ErrorKind};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -53,6 +53,13 @@ pub fn debian_root(files: &GuestFiles, packages: &[String], refresh: bool) -> Re
     }
     let above = cache.join("debian-root");
     fs::create_dir_all(&above).map_err(|error| format!("{}: {error}", above.display()))?;
+    // Who comes while another fetches waits for that one: replacing its folder would take the files from under
+    // programs that already run there.
+    let lock = File::create(above.join("lock")).map_err(|error| format!("{}: {error}", above.display()))?;
+    lock.lock().map_err(|error| format!("{}: {error}", above.display()))?;
+    if root.is_dir() && !refresh {
+        return Ok(root);
+    }
     let fetched = cache::folder_at_once(&above, &folder, |staging| {
         let root = staging.join("root");
         let failed = |error: Error| format!("{}: {error}", root.display());
