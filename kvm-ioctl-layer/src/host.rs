@@ -6,7 +6,6 @@
 use emu_core::Host;
 use emu_core::host_cpu;
 use parking_lot::Mutex;
-use std::io::Read;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -33,7 +32,7 @@ pub struct RealHost {
 #[derive(Debug)]
 struct RandomPool {
     words: Vec<u64>,
-    /// A last resort where /dev/urandom is not there: xorshift over the TSC.
+    /// A last resort where the kernel has none: xorshift over the TSC.
     state: u64,
 }
 
@@ -42,9 +41,9 @@ impl RandomPool {
         if let Some(w) = self.words.pop() {
             return w;
         }
-        let mut bytes = [0; 512];
-        let read = std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut bytes));
-        if read.is_ok() {
+        // The system call, and not a file: a caller may filter what this process may open.
+        let mut bytes = [0; 256];
+        if rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK) == Ok(bytes.len()) {
             self.words = bytes.as_chunks::<8>().0.iter().map(|c| u64::from_le_bytes(*c)).collect();
             return self.words.pop().unwrap_or_default();
         }

@@ -16,13 +16,13 @@
 #![allow(unsafe_code)]
 
 /// Blocks every signal in the calling thread: our own threads never run a program's handlers. Faults stay open, since
-/// a guest's memory may be touched on behalf of a device.
+/// a guest's memory may be touched on behalf of a device, and so does what a filter of system calls raises.
 pub fn block_all() {
     let mut set = core::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigfillset initialises the set; pthread_sigmask reads it and may leave the old set out.
     unsafe {
         libc::sigfillset(set.as_mut_ptr());
-        for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP] {
+        for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGSYS] {
             libc::sigdelset(set.as_mut_ptr(), fault);
         }
         libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), core::ptr::null_mut());

@@ -4,17 +4,23 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
 #include <linux/kvm.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -537,6 +543,67 @@ static void facts(void)
     CHECK(stat("/sys/module/kvm", &st) == 0 && S_ISDIR(st.st_mode));
 }
 
+/* After the first KVM_RUN nothing but these (docs/exec.md); anything else is trapped. */
+static const int ALLOWED[] = {
+    SYS_ioctl, SYS_fstat, SYS_futex, SYS_sched_yield, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_rt_tgsigqueueinfo, SYS_getpid,
+    SYS_gettid, SYS_brk, SYS_mmap, SYS_munmap, SYS_mremap, SYS_madvise, SYS_mprotect, SYS_clock_gettime,
+    SYS_getrandom, SYS_read, SYS_write, SYS_epoll_wait,
+    /* The test's own. */
+    SYS_exit_group, SYS_setitimer,
+};
+
+/* pand xmm0,xmm1; fld1; fldpi; faddp; rdrand eax; cpuid; rdtsc; out 0x10,al; hlt */
+static const unsigned char MIXED[] = {0x66, 0x0f, 0xdb, 0xc1, 0xd9, 0xe8, 0xd9, 0xeb, 0xde, 0xc1, 0x66, 0x0f, 0xc7, 0xf0,
+    0x0f, 0xa2, 0x0f, 0x31, 0xe6, 0x10, 0xf4};
+
+static void forbidden(int signal, siginfo_t *info, void *context)
+{
+    (void)signal, (void)context;
+    fprintf(stderr, "system call %d is not on the list\n", info->si_syscall);
+    _exit(1);
+}
+
+static void filtered(void)
+{
+    struct sigaction trap = {.sa_sigaction = forbidden, .sa_flags = SA_SIGINFO};
+    CHECK(sigaction(SIGSYS, &trap, 0) == 0);
+    signal(SIGALRM, handle);
+    the = make(HELLO, sizeof HELLO, 1);
+    struct kvm_sregs s;
+    CHECK(ioctl(the.vcpu, KVM_GET_SREGS, &s) == 0);
+    s.cr4 |= 0x600;
+    CHECK(ioctl(the.vcpu, KVM_SET_SREGS, &s) == 0);
+    struct { struct kvm_cpuid2 head; struct kvm_cpuid_entry2 rows[200]; } cpuid = {.head.nent = 200};
+    CHECK(ioctl(the.kvm, KVM_GET_SUPPORTED_CPUID, &cpuid) == 0 && ioctl(the.vcpu, KVM_SET_CPUID2, &cpuid) == 0);
+    int event = eventfd(0, EFD_CLOEXEC);
+    struct kvm_irqfd irqfd = {.fd = event, .gsi = 5};
+    CHECK(ioctl(the.vm, KVM_IRQFD, &irqfd) == 0);
+    CHECK(ioctl(the.vcpu, KVM_RUN, 0) == 0);
+    enum { N = sizeof ALLOWED / sizeof *ALLOWED };
+    struct sock_filter f[N + 3] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr))};
+    for (int n = 0; n < N; n++)
+        f[n + 1] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ALLOWED[n], N - n, 0);
+    f[N + 1] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP);
+    f[N + 2] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    struct sock_fprog program = {N + 3, f};
+    CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    CHECK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program) == 0);
+    for (int n = 0; n < 300; n++) {
+        load(&the, MIXED, sizeof MIXED);
+        CHECK(ioctl(the.vcpu, KVM_RUN, 0) == 0 && the.run->exit_reason == KVM_EXIT_IO);
+    }
+    unsigned long one = 1;
+    CHECK(write(event, &one, sizeof one) == sizeof one);
+    /* Memory that goes. */
+    load(&the, READER, sizeof READER);
+    munmap(the.ram + 0x5000, 0x1000);
+    CHECK(ioctl(the.vcpu, KVM_RUN, 0) == -1 && errno == EFAULT);
+    struct itimerval timer = {.it_value.tv_usec = 20000};
+    setitimer(ITIMER_REAL, &timer, 0);
+    load(&the, HALT, sizeof HALT);
+    CHECK(ioctl(the.vcpu, KVM_RUN, 0) == -1 && errno == EINTR && handled == SIGALRM);
+}
+
 static const char *self;
 
 /* A child with an environment of its own. */
@@ -591,7 +658,7 @@ int main(int argc, char **argv)
         {"boot", boot}, {"fds", fds}, {"lifetimes", lifetimes}, {"forks", forks}, {"sockets", sockets},
         {"interrupted", interrupted}, {"jumps", jumps}, {"masks", masks}, {"ignored", ignored}, {"halted", halted},
         {"vanishing", vanishing}, {"faults", faults}, {"unopened", unopened}, {"facts", facts},
-        {"children", children}, {"threads", threads},
+        {"filtered", filtered}, {"children", children}, {"threads", threads},
     };
     self = argv[0];
     for (unsigned n = 0; argc > 1 && n < sizeof CASES / sizeof *CASES; n++)

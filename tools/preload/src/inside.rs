@@ -54,6 +54,11 @@ pub fn enter() -> Inside {
     Inside { mask, changed: mask & FAULTS != 0 }
 }
 
+/// For a thread of the engine's, which never runs anything else.
+pub fn stay() {
+    thread(|t| t.depth.store(1, SeqCst));
+}
+
 /// Comes out, and takes the signals that were held back. Whoever calls this holds nothing: a handler may not return.
 pub fn leave(inside: Inside) {
     let held = thread(|t| {

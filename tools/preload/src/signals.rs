@@ -195,7 +195,10 @@ pub unsafe fn rt_sigaction(signal: i32, new: *const KernelAction, old: *mut Kern
 
 /// What the kernel calls in place of a handler of the program.
 extern "C" fn trampoline(signal: i32, info: *mut libc::siginfo_t, context: *mut c_void) {
-    if inside::is_inside() {
+    // What an instruction or a filtered system call raises here and now cannot wait.
+    // SAFETY: the kernel's siginfo.
+    let now = matches!(signal, libc::SIGILL | libc::SIGTRAP | libc::SIGSYS) && unsafe { (*info).si_code } > 0;
+    if inside::is_inside() && !now {
         hold_back(signal, info, context);
     } else {
         deliver(signal, info, context);

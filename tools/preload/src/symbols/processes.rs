@@ -1,9 +1,12 @@
-//! exec and spawn: the environment that a child gets.
+//! exec and spawn: the environment that a child gets; threads that the engine starts.
 
 use super::{c, symbols};
 use crate::children::with_ours;
 use crate::intercept::intercept;
-use core::ffi::{CStr, c_char, c_int, c_void};
+use crate::{inside, raw};
+use core::ffi::{CStr, c_char, c_int, c_ulong, c_void};
+use core::sync::atomic::AtomicPtr;
+use core::sync::atomic::Ordering::Relaxed;
 
 type Strings = *const *const c_char;
 
@@ -60,4 +63,56 @@ unsafe extern "C" fn posix_spawnp(
     let Some(f) = next::<Spawn>(c"posix_spawnp") else { return libc::ENOSYS };
     // SAFETY: as C's caller promises.
     unsafe { f(pid, file, actions, attributes, argv, with_ours(envp)) }
+}
+
+type Start = extern "C" fn(*mut c_void) -> *mut c_void;
+type Create = unsafe extern "C" fn(*mut c_ulong, *const c_void, Start, *mut c_void) -> c_int;
+
+/// What a thread of the engine's begins with.
+struct Engine {
+    start: Start,
+    argument: *mut c_void,
+}
+
+extern "C" fn engine_thread(engine: *mut c_void) -> *mut c_void {
+    // SAFETY: the box that `pthread_create` made for this thread alone.
+    let engine = unsafe { Box::from_raw(engine.cast::<Engine>()) };
+    inside::stay();
+    (engine.start)(engine.argument)
+}
+
+/// A thread that the engine starts is inside for ever, and takes no signals from its first instruction on.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn pthread_create(
+    thread: *mut c_ulong,
+    attributes: *const c_void,
+    start: Start,
+    argument: *mut c_void,
+) -> c_int {
+    static NEXT: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
+    let mut f = NEXT.load(Relaxed);
+    if f.is_null() {
+        // SAFETY: a C string.
+        f = unsafe { libc::dlsym(libc::RTLD_NEXT, c"pthread_create".as_ptr()) };
+        NEXT.store(f, Relaxed);
+    }
+    if f.is_null() {
+        return libc::EAGAIN;
+    }
+    // SAFETY: the C library's function of this type.
+    let f = unsafe { core::mem::transmute::<*mut c_void, Create>(f) };
+    if !inside::is_inside() {
+        // SAFETY: as C's caller promises.
+        return unsafe { f(thread, attributes, start, argument) };
+    }
+    let engine = Box::into_raw(Box::new(Engine { start, argument }));
+    let mask = raw::sigmask(libc::SIG_SETMASK, !inside::FAULTS);
+    // SAFETY: as C's caller promises; the box is the thread's.
+    let r = unsafe { f(thread, attributes, engine_thread, engine.cast()) };
+    raw::sigmask(libc::SIG_SETMASK, mask);
+    if r != 0 {
+        // SAFETY: there is no thread that could have it.
+        drop(unsafe { Box::from_raw(engine) });
+    }
+    r
 }
