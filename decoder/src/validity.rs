@@ -11,9 +11,9 @@
 //! # Decoder options
 //!
 //! None of iced's options for extinct or foreign processors (MPX, KNC, Cyrix, 80286 LOADALL, UMOV, MOV TR,
-//! JMPE …) is set: those encodings are #UD, or the reserved NOPs that today's processors make of them. `AMD` is not
-//! set either, so near branches in 64-bit mode ignore 66h and LOCK MOV CR0 is not CR8, as on Intel processors.
-//! Three options say that a prefix which selects a newer instruction is ignored where the guest does
+//! JMPE …) is set: those encodings are #UD, or the reserved NOPs that today's processors make of them. `AMD` is
+//! set where the guest's vendor is AMD: near branches in 64-bit mode then obey 66h, LOCK MOV CR0 is MOV CR8, and a far
+//! pointer has no 64-bit offset (APM vol. 3). Three options say that a prefix which selects a newer instruction is ignored where the guest does
 //! not have that instruction: LZCNT is then BSR, TZCNT BSF, WBNOINVD WBINVD.
 
 use std::sync::LazyLock;
@@ -83,7 +83,10 @@ impl CpuidSet {
                 allowed[code as usize / 64] |= 1 << (code as usize % 64);
             }
         }
-        let mut options = DecoderOptions::NONE;
+        let mut options = match vendor {
+            Vendor::Intel => DecoderOptions::NONE,
+            Vendor::Amd => DecoderOptions::AMD,
+        };
         for (feature, option) in [
             (cpuid::BMI1, DecoderOptions::NO_MPFX_0FBC),
             (cpuid::LZCNT, DecoderOptions::NO_MPFX_0FBD),
@@ -148,8 +151,12 @@ fn check_special(code: Code, kind: Special, context: &Context<'_>) -> Result<Cod
         }
         Special::Syscall => Err(Vector::Ud),
         // SDM vol. 2B, SYSENTER: #GP(0) in real mode, not #UD. AMD's have neither in long mode (APM vol. 3); that
-        // includes compatibility mode, which only the handler can tell from legacy mode.
-        Special::Sysenter if context.cpuid.vendor == Vendor::Amd && context.mode == CpuMode::Bits64 => {
+        // includes compatibility mode, which only the handler can tell from legacy mode, and SYSEXIT looks at the CPL first.
+        Special::Sysenter
+            if context.cpuid.vendor == Vendor::Amd
+                && context.mode == CpuMode::Bits64
+                && code == Code::Sysenter =>
+        {
             Err(Vector::Ud)
         }
         Special::Sysenter if context.protection == Protection::Real => Err(Vector::Gp),

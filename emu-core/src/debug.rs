@@ -9,13 +9,16 @@ use x86_arch::control::{Cr4, Dr6, Dr7};
 impl Vcpu {
     /// The checks of MOV to and from a debug register; returns its number with the aliases resolved.
     pub(crate) fn check_dr_access(&mut self, n: u8) -> Result<u8> {
+        if n > 7 {
+            return self.ud();
+        }
+        // The privilege level comes before CR4.DE, as processors were seen to do.
+        self.require_cpl0()?;
         let n = match n {
             4 | 5 if self.cr4.contains(Cr4::DE) => return self.ud(),
             4 | 5 => n + 2,
-            0..=7 => n,
-            _ => return self.ud(),
+            _ => n,
         };
-        self.require_cpl0()?;
         if self.dr7.contains(Dr7::GD) {
             // A fault: the instruction is not executed (SDM vol. 3A, 17.2.3, BD).
             self.events.debug_fault = Dr6::BD.bits();

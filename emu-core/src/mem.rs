@@ -37,7 +37,7 @@ impl Vcpu {
     #[inline(always)]
     pub fn linear(&self, seg: u8, ea: u64, size: u64, write: bool) -> Result<u64> {
         let p = &self.seg_path[(seg & 7) as usize];
-        if p.open >> (write as u8) & 1 != 0 {
+        if p.open >> (write as u8) & 1 != 0 && ea <= p.last.wrapping_sub(size.saturating_sub(1)) {
             Ok(p.base.wrapping_add(ea) & self.hot.linear_mask)
         } else {
             self.linear_checked(seg, ea, size, write)
@@ -48,6 +48,9 @@ impl Vcpu {
     #[cold]
     #[inline(never)]
     fn linear_checked(&self, seg: u8, ea: u64, size: u64, write: bool) -> Result<u64> {
+        if self.mode == decoder::CpuMode::Bits64 {
+            return Ok(self.seg_path[(seg & 7) as usize].base.wrapping_add(ea) & self.hot.linear_mask);
+        }
         let s = &self.seg[(seg & 7) as usize];
         let fault =
             || Err(Stop::Exception(if seg == Seg::Ss as u8 { Exception::SS0 } else { Exception::GP0 }));

@@ -77,6 +77,8 @@ pub struct SegPath {
     pub base: u64,
     /// Bit 0: any read within reach is allowed; bit 1: any write. No limit or type check is needed then.
     pub open: u8,
+    /// The last offset within reach.
+    pub last: u64,
 }
 
 /// One virtual processor.
@@ -305,7 +307,7 @@ impl Vcpu {
         self.seg_path[s] = if self.mode == CpuMode::Bits64 {
             // SDM vol. 3A, 3.4.4: in 64-bit mode only FS and GS have a base, and no limit is checked.
             let base = if s >= Seg::Fs as usize { seg.base } else { 0 };
-            SegPath { base, open: 3 }
+            SegPath { base, open: 3, last: u64::MAX }
         } else {
             let flat = seg.present && !seg.unusable && seg.limit == u32::MAX && !seg.is_expand_down();
             let real = !self.cr0.contains(Cr0::PE) || self.flag(Rflags::VM);
@@ -316,7 +318,7 @@ impl Vcpu {
             } else {
                 seg.is_readable() as u8 | (seg.is_writable() as u8) << 1
             };
-            SegPath { base: seg.base, open }
+            SegPath { base: seg.base, open, last: u32::MAX as u64 }
         };
     }
 

@@ -338,7 +338,7 @@ pub(super) const ROWS: &[Row] = &[
     withheld(CMP_LEGACY, "follows the number of processors, which the VMM knows"),
     withheld(SVM, NESTED),
     withheld(EXTAPIC, "the extended local vector entries are not implemented"),
-    withheld(CR8_LEGACY, "an alternative encoding (LOCK MOV CR0) that is not decoded"),
+    told(CR8_LEGACY, AMD, &[], "decoder/src/validity.rs", "LOCK MOV CR0 is MOV CR8"),
     row(LZCNT, SOFTWARE, &[], BIT),
     row(SSE4A, XMM, &[SSE3], ALLOW),
     told(MISALIGNSSE, XMM, &[SSE], "emu-core/src/native/mod.rs", "MXCSR.MM lets legacy SSE operands be unaligned"),

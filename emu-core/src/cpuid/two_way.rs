@@ -33,6 +33,12 @@ fn legal(code: Code, mode: Mode, vendor: Vendor) -> Option<bool> {
         Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2 | Mnemonic::Rsm => return Some(false),
         // SYSENTER does not exist in AMD's long mode, and is #GP in real mode; SYSCALL exists in 64-bit mode only on
         // Intel's, and AMD's manual leaves it to EFER.SCE.
+        // SYSEXIT of AMD's is #GP first where the privilege level is not 0.
+        Mnemonic::Sysexit | Mnemonic::Sysexitq if amd && matches!(mode, Mode::Long | Mode::Compat) => {
+            return None;
+        }
+        // A register operand of 0F 0D is #UD on AMD's.
+        Mnemonic::Reservednop if amd => return None,
         Mnemonic::Sysenter | Mnemonic::Sysexit | Mnemonic::Sysexitq => {
             return (mode != Mode::Real).then_some(!(amd && matches!(mode, Mode::Long | Mode::Compat)));
         }

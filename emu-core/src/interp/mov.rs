@@ -6,7 +6,7 @@ use super::operand::Int;
 use super::{Handler, by_size};
 use crate::exit::Result;
 use crate::vcpu::Vcpu;
-use decoder::{Form, Insn};
+use decoder::{Form, Insn, Vendor};
 use iced_x86::{Code, ConditionCode, Mnemonic};
 use x86_arch::Gpr;
 
@@ -195,6 +195,10 @@ fn xlat(c: &mut Vcpu, i: &Insn) -> Result {
     Ok(())
 }
 
+fn nop_by_vendor(c: &mut Vcpu, _: &Insn) -> Result {
+    if c.cpuid.vendor() == Vendor::Amd { c.ud() } else { Ok(()) }
+}
+
 fn nop(_: &mut Vcpu, _: &Insn) -> Result {
     Ok(())
 }
@@ -262,6 +266,17 @@ pub fn select(i: &Insn) -> Option<Handler> {
         (Mnemonic::Bswap, Form::R) => by_size!(s, bswap),
         (Mnemonic::Xchg, Form::RR) => by_size!(s, xchg_rr),
         (Mnemonic::Xchg, Form::RM | Form::MR) => by_size!(s, xchg_mem),
+        // 0F 0D with a register: a reserved NOP of Intel's processors, #UD on AMD's (APM vol. 3, PREFETCH).
+        (Mnemonic::Reservednop, Form::RR | Form::R)
+            if matches!(
+                i.code,
+                Code::Reservednop_rm16_r16_0F0D
+                    | Code::Reservednop_rm32_r32_0F0D
+                    | Code::Reservednop_rm64_r64_0F0D
+            ) =>
+        {
+            nop_by_vendor
+        }
         // Hints: what does not exist here is a NOP (SDM vol. 2, PREFETCHh; hint-NOP space 0F 18 to 0F 1F).
         (
             Mnemonic::Nop
@@ -273,6 +288,8 @@ pub fn select(i: &Insn) -> Option<Handler> {
             | Mnemonic::Prefetchw
             | Mnemonic::Prefetchwt1
             | Mnemonic::Prefetch
+            | Mnemonic::Prefetchit0
+            | Mnemonic::Prefetchit1
             | Mnemonic::Pause
             | Mnemonic::Endbr64
             | Mnemonic::Endbr32

@@ -8,7 +8,7 @@ use super::operand::Int;
 use crate::exit::{Result, Stop};
 use crate::io::{PIO_PAGE, Request, Write};
 use crate::vcpu::{ATTENTION_IO, Vcpu, WATCH_BREAKPOINT};
-use decoder::Insn;
+use decoder::{Insn, Vendor};
 use iced_x86::Mnemonic;
 use softmmu::{Access, Target};
 use x86_arch::control::{BreakpointKind, Cr4};
@@ -151,10 +151,13 @@ fn ins<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
     let mut items = DEVICE_ITEMS;
     loop {
         let left = remaining(c, i);
+        // Processors of AMD look at the permission even where nothing is to be done.
+        if left != 0 || c.cpuid.vendor() == Vendor::Amd {
+            c.check_io_permission(port, size)?;
+        }
         if left == 0 {
             return Ok(());
         }
-        c.check_io_permission(port, size)?;
         let ea = c.string_reg(i, RDI);
         // Before the port is read: a device must not lose what memory cannot take.
         c.check_operand_alignment(ES, ea, T::BYTES, T::BYTES)?;
@@ -195,10 +198,13 @@ fn outs<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
     let mut items = DEVICE_ITEMS;
     loop {
         let left = remaining(c, i);
+        // Processors of AMD look at the permission even where nothing is to be done.
+        if left != 0 || c.cpuid.vendor() == Vendor::Amd {
+            c.check_io_permission(port, size)?;
+        }
         if left == 0 {
             return Ok(());
         }
-        c.check_io_permission(port, size)?;
         let ea = c.string_reg(i, RSI);
         let first = c.load::<T>(i.mem.seg, ea)?.to_u64().to_le_bytes();
         let n = if c.port_taken(port, &first[..T::BYTES as usize]) {

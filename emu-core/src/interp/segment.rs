@@ -216,8 +216,9 @@ fn lar<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
     let selector = load_selector(c, i, 1)?;
     let d = visible(c, selector, lar_type)?;
     if let Some((_, d)) = d {
-        // Bytes 4 to 7 of the descriptor, the parts of base and limit masked off.
-        let rights = (d.0 >> 32) & 0x00f0_ff00;
+        // Bytes 4 to 7 of the descriptor without its base. Bits 19 to 16, of the limit, are undefined (SDM vol. 2A, LAR);
+        // processors of AMD leave them in.
+        let rights = (d.0 >> 32) & 0x00ff_ff00;
         c.set_reg(i.r[0], T::from_u64(rights));
     }
     set_zf(c, d.is_some());

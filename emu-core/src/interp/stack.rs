@@ -7,9 +7,9 @@ use super::flags::{AF, CF, PF, SF, ZF};
 use super::operand::Int;
 use super::{Handler, by_size};
 use crate::event::Shadow;
-use crate::exit::Result;
+use crate::exit::{Result, Stop};
 use crate::vcpu::{ATTENTION_EVENT, ATTENTION_STEP, Vcpu};
-use decoder::{Form, Insn};
+use decoder::{Form, Insn, Vendor};
 use iced_x86::{Code, Mnemonic};
 use x86_arch::control::Cr4;
 use x86_arch::{Gpr, Rflags, Seg};
@@ -35,10 +35,11 @@ fn push_i<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
     c.push(T::from_u64(i.imm))
 }
 
-/// With a 32-bit operand only the selector's two bytes are written, as on all recent processors (SDM vol. 2, PUSH).
+/// With a 32-bit operand Intel's recent processors write the selector's two bytes only, others extend it with zeros
+/// (SDM vol. 2B, PUSH).
 fn push_seg<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
     let selector = c.seg[(i.r[0] & 7) as usize].selector.0;
-    if T::BITS != 32 {
+    if T::BITS != 32 || c.cpuid.vendor() == Vendor::Amd {
         return c.push(T::from_u64(selector as u64));
     }
     let sp = c.rsp().wrapping_sub(4) & c.stack_mask();
@@ -73,20 +74,27 @@ fn push_all<T: Int>(c: &mut Vcpu, values: &[T]) -> Result<u64> {
     let size = T::BYTES * values.len() as u64;
     let bottom = top.wrapping_sub(size) & mask;
     c.check_operand_alignment(SS, top.wrapping_sub(T::BYTES) & mask, T::BYTES, T::BYTES)?;
-    if bottom < top {
-        c.probe_write(SS, bottom, size)?;
+    let possible = if bottom < top {
+        c.probe_write(SS, bottom, size)
     } else {
         // The stack wraps around.
-        for k in 1..=values.len() as u64 {
-            c.probe_write(SS, top.wrapping_sub(k * T::BYTES) & mask, T::BYTES)?;
-        }
+        (1..=values.len() as u64)
+            .try_for_each(|k| c.probe_write(SS, top.wrapping_sub(k * T::BYTES) & mask, T::BYTES))
+    };
+    if !matches!(possible, Ok(()) | Err(Stop::Exception(_))) {
+        return possible.map(|()| bottom);
     }
+    let queued = c.io.writes.len();
     let mut sp = top;
     for &v in values {
         sp = sp.wrapping_sub(T::BYTES) & mask;
-        c.store(SS, sp, v)?;
+        if let Err(stop) = c.store(SS, sp, v) {
+            // What was pushed before stays beyond the stack pointer, as on processors; but a device hears of nothing.
+            c.io.writes.truncate(queued);
+            return Err(stop);
+        }
     }
-    Ok(bottom)
+    possible.map(|()| bottom)
 }
 
 fn pusha<T: Int>(c: &mut Vcpu, _: &Insn) -> Result {
@@ -132,7 +140,15 @@ fn enter<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
         let mut bp = c.hot.regs[RBP as usize];
         for _ in 1..level {
             bp = bp.wrapping_sub(T::BYTES) & mask;
-            let mut v = c.load::<T>(SS, bp)?.to_u64();
+            let mut v = match c.load::<T>(SS, bp) {
+                Ok(v) => v.to_u64(),
+                Err(stop @ Stop::Exception(_)) => {
+                    // It comes after the pushes so far.
+                    push_all(c, &values[..count])?;
+                    return Err(stop);
+                }
+                Err(stop) => return Err(stop),
+            };
             for byte in 0..T::BYTES {
                 // Distance below the old stack pointer: 1 is the topmost byte pushed.
                 let below = top.wrapping_sub(bp.wrapping_add(byte)) & mask;
@@ -153,9 +169,14 @@ fn enter<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
     }
     let bottom = top.wrapping_sub(T::BYTES * count as u64).wrapping_sub(size) & mask;
     c.check_operand_alignment(SS, frame, T::BYTES, T::BYTES)?;
-    // A write there must be possible, although none is made (SDM vol. 2, ENTER).
-    c.probe_write(SS, bottom, T::BYTES)?;
+    // A write there must be possible, although none is made (SDM vol. 2, ENTER). If it is not, that is found after the
+    // pushes, whose bytes stay beyond the stack pointer.
+    let end = c.probe_write(SS, bottom, T::BYTES);
+    if !matches!(end, Ok(_) | Err(Stop::Exception(_))) {
+        return end.map(|_| ());
+    }
     push_all(c, &values[..count])?;
+    end?;
     c.set_reg(RBP, T::from_u64(c.hot.regs[RSP] & !mask | frame));
     c.set_rsp(bottom);
     Ok(())

@@ -280,8 +280,9 @@ fn scas<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
 }
 
 fn cmps_once<T: Int>(c: &mut Vcpu, i: &Insn) -> Result<u64> {
-    let a = c.load::<T>(i.mem.seg, c.string_reg(i, RSI))?;
+    // If both fault, it is the second operand's fault that processors of AMD report; the SDM does not say.
     let b = c.load::<T>(ES, c.string_reg(i, RDI))?;
+    let a = c.load::<T>(i.mem.seg, c.string_reg(i, RSI))?;
     c.advance(i, RSI, 1, T::BYTES);
     c.advance(i, RDI, 1, T::BYTES);
     Ok(flags::sub(a, b, a.sub(b)))

@@ -137,7 +137,8 @@ fn sysenter(c: &mut Vcpu, _: &Insn) -> Result {
 
 fn sysexit(c: &mut Vcpu, i: &Insn) -> Result {
     if c.cpuid.vendor() == Vendor::Amd && c.long_mode() {
-        return c.ud();
+        // Processors of AMD look at the privilege level first.
+        return if c.cpl != 0 { c.gp0() } else { c.ud() };
     }
     let selector = c.msr.sysenter_cs as u16;
     if selector & !3 == 0 || c.cpl != 0 || !c.protected() {

@@ -265,6 +265,10 @@ fn aligned(code: Code, unit: Unit) -> bool {
     use Mnemonic as M;
     let m = code.mnemonic();
     match unit {
+        // AMD's processors do not look at the alignment here.
+        Unit::Sse if code.cpuid_features() == [CpuidFeature::SHA] && host_cpu::vendor() == Vendor::Amd => {
+            false
+        }
         Unit::Sse => {
             code.op_code().memory_size().size() == 16
                 && !matches!(

@@ -271,14 +271,17 @@ impl Vcpu {
 #[inline(always)]
 fn address(c: &mut Vcpu, i: &Insn, s: &Stub, legacy: bool) -> Result<u64> {
     let ea = c.ea(i);
-    let gva = c.linear(i.mem.seg, ea, s.size as u64, s.writes)?;
-    if gva & (s.align as u64).wrapping_sub(1) != 0 && s.align > 1 {
+    // Alignment comes before the segment's limit, as on processors: it matters only for which of #GP and #SS it is.
+    if s.align > 1 {
+        let gva = c.seg_path[(i.mem.seg & 7) as usize].base.wrapping_add(ea);
         // A misaligned access is allowed to legacy SSE with MXCSR.MM.
-        if !(legacy && !s.moves && c.xsave.mxcsr() & MXCSR_MM != 0) {
+        if gva & (s.align as u64).wrapping_sub(1) != 0
+            && !(legacy && !s.moves && c.xsave.mxcsr() & MXCSR_MM != 0)
+        {
             return c.gp0();
         }
     }
-    Ok(gva)
+    c.linear(i.mem.seg, ea, s.size as u64, s.writes)
 }
 
 #[inline(always)]
@@ -541,6 +544,9 @@ fn fx<const UNIT: u8>(c: &mut Vcpu, i: &Insn) -> Result {
         let unmasked = fsw & !c.xsave.fcw() & NO_STORE;
         if UNIT != X87 || unmasked == 0 {
             put(c, i, &s, gva, &buffer.0[..(s.size as usize).min(64)])?;
+        } else {
+            // Nothing is stored, but a fault of the operand comes before the exception.
+            c.probe_lin(i.mem.seg, gva, s.size as u64, softmmu::Access::write(c.cpl == 3))?;
         }
     }
     commit_fx(c, UNIT != X87);

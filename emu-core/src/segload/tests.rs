@@ -128,7 +128,7 @@ proptest! {
             prop_assert_eq!(r.step(code), Ok(()));
             prop_assert_eq!(r.flags() & Rflags::ZF.bits() != 0, *want, "row {}", n);
             let result = match (n, want) {
-                (0, true) => 0x0080_0000 | (access as u64) << 8,
+                (0, true) => 0x008f_0000 | (access as u64) << 8,
                 (1, true) => 0xffff_ffff,
                 _ => 0x1234_5678,
             };

@@ -724,6 +724,8 @@ impl Vcpu for SoftVcpu {
         // A processor makes ES and B from the flags and masks that it loads.
         image.update_summary();
         image.set_mxcsr(mxcsr);
+        // FSW.ES follows from its flags and FCW's masks when x87 state is loaded (SDM vol. 1, 8.1.3.3).
+        image.update_summary();
         image.set(xsave::MXCSR_MASK, emu_core::host_cpu::mxcsr_mask());
         v.xsave = image;
         v.pkru = Self::pkru_offset().filter(|_| bv >> 9 & 1 != 0).map_or(0, |at| v.xsave.get::<u32>(at));

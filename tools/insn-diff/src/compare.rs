@@ -129,8 +129,8 @@ fn exceptions(a: &Outcome, b: &Outcome, mask: &Mask, out: &mut Found) {
         out.push(kind, "vector", exception(a.vector), exception(b.vector));
     }
     out.number("error_code", a.error_code.into(), b.error_code.into(), mask.error_code.into());
-    out.number("cr2", a.cr2, b.cr2, 0);
-    out.number("rip", a.rip, b.rip, 0);
+    out.number("cr2", a.cr2, b.cr2, mask.cr2);
+    out.number("rip", a.rip, b.rip, mask.rip);
 }
 
 fn registers(a: &Outcome, b: &Outcome, mask: &Mask, out: &mut Found) {
@@ -149,7 +149,9 @@ fn registers(a: &Outcome, b: &Outcome, mask: &Mask, out: &mut Found) {
         out.push(place.clone(), place, bit(a.rflags, n), bit(b.rflags, n));
     }
     for (n, name) in SEGMENTS.into_iter().enumerate() {
-        if a.selectors[n] != b.selectors[n] {
+        // The kernel's IRET to user mode makes every null selector 0 (SDM vol. 2A, IRET).
+        let null = a.selectors[n] == 0 && b.selectors[n] <= 3;
+        if a.selectors[n] != b.selectors[n] && !null {
             out.push("selector", name, format!("{:#x}", a.selectors[n]), format!("{:#x}", b.selectors[n]));
         }
     }
@@ -163,8 +165,9 @@ fn x87(a: &Image, b: &Image, mask: &Mask, out: &mut Found) {
     let word = |image: &Image, at: usize| u64::from(u16::from_le_bytes(image::get(image, at)));
     let quad = |image: &Image, at: usize| u64::from_le_bytes(image::get(image, at));
     out.number("fcw", word(a, image::FCW), word(b, image::FCW), 0);
-    out.number("fsw", word(a, image::FSW), word(b, image::FSW), mask.fsw.into());
-    out.number("ftw", a[image::FTW].into(), b[image::FTW].into(), 0);
+    let (top, tags) = if mask.mmx { (0x3800, 0xff) } else { (0, 0) };
+    out.number("fsw", word(a, image::FSW), word(b, image::FSW), u64::from(mask.fsw) | top);
+    out.number("ftw", a[image::FTW].into(), b[image::FTW].into(), tags);
     let pointers = if mask.pointers { u64::MAX } else { 0 };
     out.number("fop", word(a, image::FOP), word(b, image::FOP), pointers);
     out.number("fip", quad(a, image::FIP), quad(b, image::FIP), pointers);

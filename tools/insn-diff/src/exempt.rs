@@ -22,6 +22,12 @@ pub struct Mask {
     pub fsw: u16,
     /// Bits of the error code.
     pub error_code: u32,
+    /// RIP.
+    pub rip: u64,
+    /// Bits of CR2.
+    pub cr2: u64,
+    /// TOP and the tags.
+    pub mmx: bool,
     /// Bytes of memory: linear address, how many, and which bits of each.
     pub memory: Vec<(u64, usize, u8)>,
     /// FOP, FIP and FDP.
@@ -90,6 +96,10 @@ pub enum What {
     SelectorFlag,
     /// With a mask of zeros: all, where one machine raises #PF and the other none.
     ZeroMask,
+    /// CR2, within its page.
+    FaultAddress,
+    /// TOP and the tags, if the instruction faults.
+    MmxTransition,
     /// XSTATE_BV bits, and with an optimization the bytes, of components that are asked for and in their initial state.
     Area,
 }
@@ -126,13 +136,38 @@ pub const EXEMPTIONS: &[Exemption] = &[
     row(&[M::Lar, M::Lsl], What::Selector, "the descriptor is the host kernel's"),
     row(&[M::Verr, M::Verw], What::SelectorFlag, "the descriptor is the host kernel's"),
     row(&[M::Maskmovq, M::Maskmovdqu, M::Vmaskmovdqu], What::ZeroMask, "page faults with a mask of zeros are implementation dependent (SDM vol. 2B, MASKMOVQ)"),
+    row(&[M::Fnsave, M::Frstor, M::Fnstenv, M::Fldenv, M::Fxsave, M::Fxsave64, M::Fxrstor, M::Fxrstor64], What::FaultAddress, "some processors touch the operand's last byte first"),
+    row(&[M::Xsave, M::Xsave64, M::Xsavec, M::Xsavec64, M::Xsaveopt, M::Xsaveopt64, M::Xrstor, M::Xrstor64], What::FaultAddress, "which part of the area is touched first is the processor's choice"),
+    row(&[M::Cvtpd2pi, M::Cvttpd2pi, M::Cvtps2pi, M::Cvttps2pi, M::Cvtpi2ps, M::Cvtpi2pd, M::Maskmovq], What::MmxTransition, "processors of AMD enter MMX state before the fault (docs/deviations.md)"),
     row(&[M::Xsave, M::Xsave64, M::Xsavec, M::Xsavec64, M::Xsaveopt, M::Xsaveopt64], What::Area, "XINUSE may be set for a component in its initial state (SDM vol. 1, 13.6)"),
 ];
 
 /// Addresses from here on: the host's kernel sets the P bit in the error code that it shows, whatever the page is.
 pub const UPPER_HALF: u64 = 0x7fff_ffff_f000;
 
+/// Far JMP, CALL and RET, and IRET.
+pub(crate) fn is_far(insn: &Instruction) -> bool {
+    let far_pointer =
+        insn.is_call_far() || insn.is_jmp_far() || insn.is_call_far_indirect() || insn.is_jmp_far_indirect();
+    far_pointer || matches!(insn.mnemonic(), M::Retf | M::Iret | M::Iretd | M::Iretq)
+}
+
+/// CMPS and SCAS.
+fn compares_strings(insn: &Instruction) -> bool {
+    let string = insn.op_count() == 2 && insn.op_kind(1) != OpKind::Register && insn.is_string_instruction();
+    let scan = matches!(insn.mnemonic(), M::Scasb | M::Scasw | M::Scasd | M::Scasq);
+    scan || string && matches!(insn.mnemonic(), M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq)
+}
+
+/// Whether the host's CPUID lacks what the instruction needs.
+fn lacks(insn: &Instruction) -> bool {
+    !insn.cpuid_features().iter().all(|feature| features::has(&features::host_cpuid, *feature))
+}
+
 /// Exception vectors that matter here.
+const DB: u8 = 1;
+const UD: u8 = 6;
+const TS: u8 = 10;
 const GP: u8 = 13;
 const PF: u8 = 14;
 
@@ -160,6 +195,60 @@ pub fn mask(case: &Case, insn: &Instruction, oracle: &Outcome, engine: &Outcome)
         let row = rows().find(|row| row.what == What::ZeroMask && mask_is_zero(case, insn));
         mask.everything = row.map(|row| row.why);
     }
+    // A trap behind the instruction (SDM vol. 2A, INT n); a hypervisor below the host may show it as a fault.
+    if insn.mnemonic() == M::Int1 && oracle.vector == DB && engine.vector == DB && oracle.rip == case.rip() {
+        mask.rip = u64::MAX;
+    }
+    // UMIP (SDM vol. 3A, 2.5): the host's kernel answers in the processor's place, with faults of its own.
+    let tables = |row: &&Exemption| row.what == What::Descriptor && row.mnemonics.contains(&insn.mnemonic());
+    if let Some(row) = EXEMPTIONS.iter().find(tables)
+        && engine.vector == GP
+        && engine.rip == case.rip()
+    {
+        mask.everything = Some(row.why);
+    }
+    // An instruction of class software (docs/cpuid.md) is offered whether the host has it or not.
+    let undefined = |o: &Outcome| o.vector == UD && o.rip == case.rip();
+    if undefined(oracle) && !undefined(engine) && lacks(insn) {
+        mask.everything = Some("the host's processor does not have the instruction");
+    }
+    // The SDM leaves open what is reported of several faults that a far transfer meets.
+    let faulted = |o: &Outcome| matches!(o.vector, TS..=PF) && o.rip == case.rip();
+    if is_far(insn) && faulted(oracle) && faulted(engine) && oracle.gpr == engine.gpr {
+        mask.everything = Some("several faults");
+    }
+    // F2H and F3H before LOOPE and LOOPNE are reserved (SDM vol. 2A, 2.1.1); processors of AMD take them as a condition.
+    let prefix = case.bytes.iter().take(insn.len()).any(|byte| matches!(byte, 0xf2 | 0xf3));
+    if matches!(insn.mnemonic(), M::Loope | M::Loopne) && prefix {
+        mask.everything = Some("a reserved prefix");
+    }
+    // docs/deviations.md, "undefined encodings of more than 15 bytes".
+    let fault = |o: &Outcome, vector: u8| o.vector == vector && o.error_code == 0 && o.rip == case.rip();
+    if insn.is_invalid() && case.bytes.len() >= 15 && fault(oracle, GP) && fault(engine, UD) {
+        mask.everything = Some("whether it is undefined or too long");
+    }
+    // How much of an encoding without meaning is fetched: #UD, or #PF for what lies on the next page.
+    let fetch = |o: &Outcome| o.vector == PF && o.error_code & 0x10 != 0;
+    if insn.is_invalid() && (fetch(oracle) && undefined(engine) || undefined(oracle) && fetch(engine)) {
+        mask.everything = Some("how many bytes of an undefined encoding are fetched");
+    }
+    let page_faults = oracle.vector == PF && engine.vector == PF && oracle.error_code == engine.error_code;
+    for row in rows() {
+        match row.what {
+            // CR2 is the address that faulted, which may be any byte of a large operand in the page.
+            What::FaultAddress if page_faults && oracle.cr2 >> 12 == engine.cr2 >> 12 => mask.cr2 = 0xfff,
+            What::MmxTransition if oracle.vector == engine.vector && fault(oracle, oracle.vector) => {
+                mask.mmx = true;
+            }
+            What::MmxTransition if page_faults => mask.mmx = true,
+            _ => {}
+        }
+    }
+    // SDM vol. 2B, REP: restored to what they were before; processors of AMD leave those of some iteration.
+    let repeats = insn.has_rep_prefix() || insn.has_repne_prefix();
+    if repeats && oracle.vector == engine.vector && oracle.rip == case.rip() && compares_strings(insn) {
+        mask.rflags |= undefined::STATUS;
+    }
     if !completed(case, insn, oracle) {
         return mask;
     }
@@ -174,9 +263,6 @@ pub fn mask(case: &Case, insn: &Instruction, oracle: &Outcome, engine: &Outcome)
     for row in rows() {
         if both {
             apply(row.what, case, insn, &mut mask);
-        } else if row.what == What::Descriptor && engine.vector == GP && engine.rip == case.rip() {
-            // UMIP (SDM vol. 3A, 2.5): the kernel answers in the processor's place.
-            mask.everything = Some(row.why);
         }
     }
     mask
@@ -184,6 +270,7 @@ pub fn mask(case: &Case, insn: &Instruction, oracle: &Outcome, engine: &Outcome)
 
 fn apply(what: What, case: &Case, insn: &Instruction, mask: &mut Mask) {
     match what {
+        What::FaultAddress | What::MmxTransition => {}
         What::EdxEax => mask.low(&[AX, DX]),
         What::EdxEaxEcx => mask.low(&[AX, DX, CX]),
         What::CpuidRegisters => mask.low(&[AX, BX, CX, DX]),

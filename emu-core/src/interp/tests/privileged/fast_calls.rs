@@ -86,7 +86,8 @@ pub(super) static ROWS: &[Row] = &[
     (LONG, CPL0, "48 0F 35", &[MSRS, rcx(0), rdx(1 << 47)], GP0, "SDM vol. 2B, SYSEXIT: RDX not canonical"),
     (LONG, CPL0, "48 0F 35", &[MSRS, rcx(1 << 47), rdx(0)], GP0, "SDM vol. 2B, SYSEXIT: RCX not canonical"),
     (LONG, CPL0, "0F 35", &[MSRS, rcx(1 << 47), rdx(1 << 47)], Is(|r| at(r).0 == 0 && sp(r) == 0), "SDM vol. 2B, SYSEXIT: 32-bit, EDX and ECX"),
-    (IA32E, ANY, "0F 35", &[MSRS, Amd], UD, "APM vol. 3, SYSEXIT: not in long mode"),
+    (IA32E, CPL0, "0F 35", &[MSRS, Amd], UD, "APM vol. 3, SYSEXIT: not in long mode"),
+    (IA32E, OUTER, "0F 35", &[MSRS, Amd], GP0, "APM vol. 3, SYSEXIT: CPL>0, which a Zen 4 looks at first"),
     (ALL, ANY, "0F 35", &[MSRS, Lacks(cpuid::SEP)], UD, "SDM vol. 2B, SYSEXIT: CPUID"),
     (ALL, ANY, "F0 0F 35", &[MSRS], UD, "SDM vol. 2B, SYSEXIT: LOCK"),
 ];
