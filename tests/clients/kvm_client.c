@@ -150,7 +150,7 @@ static void fds(void)
     CHECK(ioctl(twin, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY) == -1 && errno == EBADF);
     /* A number that is used again is something else. */
     close(v.vcpu);
-    int null = open("/dev/null", O_RDWR);
+    int null = open("/", O_RDONLY);
     CHECK(dup2(null, v.vcpu) == v.vcpu);
     CHECK(ioctl(v.vcpu, KVM_RUN, 0) == -1 && errno == ENOTTY);
     close(v.vcpu);
@@ -242,19 +242,29 @@ static volatile sig_atomic_t handled, registers_read;
 static sigjmp_buf back;
 static pthread_t main_thread;
 
+static volatile int enough;
+
+/* Again and again: one that comes before KVM_RUN does not end it. */
 static void *sender(void *signal)
 {
-    usleep(50000);
-    pthread_kill(main_thread, (long)signal);
+    while (usleep(50000), !enough)
+        pthread_kill(main_thread, (long)signal);
     return 0;
 }
 
 static pthread_t later(long signal)
 {
     pthread_t t;
+    enough = 0;
     main_thread = pthread_self();
     CHECK(pthread_create(&t, 0, sender, (void *)signal) == 0);
     return t;
+}
+
+static void stop(pthread_t t)
+{
+    enough = 1;
+    pthread_join(t, 0);
 }
 
 static void handle(int signal)
@@ -273,19 +283,21 @@ static void interrupted(void)
     pthread_t t = later(SIGUSR1);
     CHECK(ioctl(the.vcpu, KVM_RUN, 0) == -1 && errno == EINTR);
     CHECK(handled == SIGUSR1 && registers_read && the.run->exit_reason == KVM_EXIT_INTR);
-    pthread_join(t, 0);
+    stop(t);
     /* Installed after the open; a mask, an argument, an alternate stack. */
     struct sigaction a = {.sa_handler = handle, .sa_flags = SA_RESTART}, now;
     sigaddset(&a.sa_mask, SIGUSR2);
     CHECK(sigaction(SIGALRM, &a, 0) == 0 && sigaction(SIGALRM, 0, &now) == 0);
     CHECK(now.sa_handler == handle && (now.sa_flags & SA_RESTART) && sigismember(&now.sa_mask, SIGUSR2));
     for (int n = 0; n < 20; n++) {
-        struct itimerval timer = {.it_value.tv_usec = 1000 + n * 300};
+        struct itimerval timer = {.it_value.tv_usec = 1000 + n * 300, .it_interval.tv_usec = 20000};
         handled = registers_read = 0;
         CHECK(setitimer(ITIMER_REAL, &timer, 0) == 0);
         CHECK(ioctl(the.vcpu, KVM_RUN, 0) == -1 && errno == EINTR);
         CHECK(handled == SIGALRM && registers_read);
     }
+    struct itimerval none = {0};
+    CHECK(setitimer(ITIMER_REAL, &none, 0) == 0);
     /* immediate_exit, which no signal is needed for. */
     the.run->immediate_exit = 1;
     CHECK(ioctl(the.vcpu, KVM_RUN, 0) == -1 && errno == EINTR);
@@ -302,12 +314,13 @@ static void jumps(void)
     signal(SIGUSR1, jump);
     the = make(LOOP, sizeof LOOP, 0);
     for (int n = 0; n < 10; n++) {
-        pthread_t t = later(SIGUSR1);
+        volatile pthread_t t;
         if (!sigsetjmp(back, 1)) {
+            t = later(SIGUSR1);
             ioctl(the.vcpu, KVM_RUN, 0);
             CHECK(!"KVM_RUN has returned");
         }
-        pthread_join(t, 0);
+        stop(t);
         CHECK(handled == SIGUSR1);
     }
     load(&the, HELLO, sizeof HELLO);
@@ -368,7 +381,7 @@ static void masks(void)
     load(&the, LONG, sizeof LONG);
     pthread_t t = later(SIGUSR1);
     CHECK(ioctl(the.vcpu, KVM_RUN, 0) == 0 && the.run->exit_reason == KVM_EXIT_IO);
-    pthread_join(t, 0);
+    stop(t);
     CHECK(handled == SIGUSR1);
 }
 
@@ -379,7 +392,7 @@ static void ignored(void)
     signal(SIGUSR2, SIG_IGN);
     pthread_t a = later(SIGUSR1), b = later(SIGUSR2), c = later(SIGCHLD);
     CHECK(ioctl(the.vcpu, KVM_RUN, 0) == 0 && the.run->exit_reason == KVM_EXIT_IO);
-    pthread_join(a, 0), pthread_join(b, 0), pthread_join(c, 0);
+    stop(a), stop(b), stop(c);
 }
 
 static void halted(void)
@@ -391,10 +404,10 @@ static void halted(void)
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
     CHECK(ioctl(the.vcpu, KVM_RUN, 0) == -1 && errno == EINTR && handled);
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after);
-    pthread_join(t, 0);
+    stop(t);
     printf("halted for 50 ms: %ld us\n", (after.tv_sec - before.tv_sec) * 1000000 + (after.tv_nsec - before.tv_nsec) / 1000);
     /* A signal for the process, not for a thread. */
-    struct itimerval timer = {.it_value.tv_usec = 20000};
+    struct itimerval timer = {.it_value.tv_usec = 20000, .it_interval.tv_usec = 20000};
     signal(SIGALRM, handle);
     CHECK(setitimer(ITIMER_REAL, &timer, 0) == 0);
     CHECK(ioctl(the.vcpu, KVM_RUN, 0) == -1 && errno == EINTR && handled == SIGALRM);
@@ -541,6 +554,9 @@ static void facts(void)
     fclose(f);
     CHECK(access("/sys/module/kvm/parameters/nothing", F_OK) == -1 && errno == ENOENT);
     CHECK(stat("/sys/module/kvm", &st) == 0 && S_ISDIR(st.st_mode));
+    char *real = realpath("/dev/../dev/kvm", 0);
+    CHECK(real && !strcmp(real, "/dev/kvm"));
+    free(real);
 }
 
 /* After the first KVM_RUN nothing but these (docs/exec.md); anything else is trapped. */
@@ -598,7 +614,7 @@ static void filtered(void)
     load(&the, READER, sizeof READER);
     munmap(the.ram + 0x5000, 0x1000);
     CHECK(ioctl(the.vcpu, KVM_RUN, 0) == -1 && errno == EFAULT);
-    struct itimerval timer = {.it_value.tv_usec = 20000};
+    struct itimerval timer = {.it_value.tv_usec = 20000, .it_interval.tv_usec = 20000};
     setitimer(ITIMER_REAL, &timer, 0);
     load(&the, HALT, sizeof HALT);
     CHECK(ioctl(the.vcpu, KVM_RUN, 0) == -1 && errno == EINTR && handled == SIGALRM);

@@ -79,3 +79,35 @@ pub fn faulted(signal: i32, context: *mut c_void) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_instruction_is_answered_and_no_other() {
+        static CODE: [u8; 4] = [0x0f, 0xa2, 0x0f, 0xa3];
+        FAULTING.store(true, Release);
+        let at = |offset: usize, leaf: i64| {
+            // SAFETY: plain old data.
+            let mut context: libc::ucontext_t = unsafe { core::mem::zeroed() };
+            let g = &mut context.uc_mcontext.gregs;
+            g[libc::REG_RIP as usize] = CODE.as_ptr() as i64 + offset as i64;
+            g[libc::REG_RAX as usize] = leaf;
+            let hit = faulted(libc::SIGSEGV, (&raw mut context).cast());
+            (hit, context.uc_mcontext.gregs)
+        };
+        let leaf = if is_intel() { 1 } else { 0x8000_0001 };
+        let (hit, g) = at(0, leaf);
+        assert!(hit);
+        assert_eq!(g[libc::REG_RIP as usize], CODE.as_ptr() as i64 + 2);
+        let host = __cpuid_count(leaf as u32, 0);
+        let bit = if is_intel() { 1 << 5 } else { 1 << 2 };
+        assert_eq!(g[libc::REG_RCX as usize], i64::from(host.ecx | bit));
+        assert_eq!(g[libc::REG_RDX as usize], i64::from(host.edx));
+        assert!(!at(2, leaf).0);
+        assert!(!at(1 << 46, leaf).0, "an address that is not there");
+        FAULTING.store(false, Release);
+        assert!(!at(0, leaf).0);
+    }
+}

@@ -47,7 +47,14 @@ pub unsafe fn intercept(nr: i64, a: [u64; 6]) -> i64 {
             _ => native(),
         },
         libc::SYS_access => accessed(libc::AT_FDCWD, a[0], a[1] as i32).unwrap_or_else(native),
-        libc::SYS_faccessat | libc::SYS_faccessat2 => accessed(fd, a[1], a[2] as i32).unwrap_or_else(native),
+        libc::SYS_faccessat | libc::SYS_faccessat2 => {
+            accessed(fd, a[1], a[2] as i32).unwrap_or_else(|| match native() {
+                // Kernels before 5.8 have no flags.
+                // SAFETY: the caller's arguments, passed on.
+                r if r == -i64::from(libc::ENOSYS) => unsafe { raw::syscall(libc::SYS_faccessat, a) },
+                r => r,
+            })
+        }
         libc::SYS_stat | libc::SYS_lstat => {
             // SAFETY: as the caller promises.
             unsafe { stat(libc::AT_FDCWD, a[0], a[1], libc::SYS_newfstatat) }.unwrap_or_else(native)
@@ -76,6 +83,9 @@ pub unsafe fn intercept(nr: i64, a: [u64; 6]) -> i64 {
         }
         libc::SYS_dup2 | libc::SYS_dup3 => {
             let new = a[1] as i32;
+            if private::is(new) {
+                return -i64::from(libc::EBADF);
+            }
             let replaces = raw::identity(new).is_some_and(registry::may_be);
             let r = native();
             if replaces && r >= 0 {
@@ -160,10 +170,12 @@ unsafe fn stat(directory: i32, path: u64, buffer: u64, nr: i64) -> Option<i64> {
         }
         None => return None,
     };
-    let (stand_in, mode): (&CStr, u32) = match facts::stand_in(fact)? {
-        Ok(s) => s,
+    let mode = match facts::mode(fact)? {
+        Ok(mode) => mode,
         Err(e) => return Some(e),
     };
+    // Fills in what is not said below, and is always there.
+    let stand_in: &CStr = c"/";
     if nr == libc::SYS_statx {
         const ALL: u32 = 0x7ff;
         // SAFETY: the program's buffer, which the kernel checks before we write to it.
@@ -171,7 +183,7 @@ unsafe fn stat(directory: i32, path: u64, buffer: u64, nr: i64) -> Option<i64> {
             let r = sys!(SYS_statx, libc::AT_FDCWD, stand_in.as_ptr(), 0, ALL, buffer);
             if r == 0 {
                 let s = &mut *(buffer as *mut libc::statx);
-                s.stx_mode = mode as u16;
+                (s.stx_mode, s.stx_nlink, s.stx_size, s.stx_blocks) = (mode as u16, 1, 0, 0);
                 if fact == Fact::Device {
                     (s.stx_rdev_major, s.stx_rdev_minor) = (facts::KVM_MAJOR, facts::KVM_MINOR);
                 }
@@ -184,7 +196,7 @@ unsafe fn stat(directory: i32, path: u64, buffer: u64, nr: i64) -> Option<i64> {
         let r = sys!(SYS_newfstatat, libc::AT_FDCWD, stand_in.as_ptr(), buffer, 0);
         if r == 0 {
             let s = &mut *(buffer as *mut libc::stat);
-            s.st_mode = mode;
+            (s.st_mode, s.st_nlink, s.st_size, s.st_blocks) = (mode, 1, 0, 0);
             if fact == Fact::Device {
                 s.st_rdev = libc::makedev(facts::KVM_MAJOR, facts::KVM_MINOR);
             }

@@ -56,6 +56,8 @@ struct Entry {
     held: Held,
     /// Our description of the file; a vCPU's is its run page's.
     file: i32,
+    /// The program has the same description, for want of /proc: nothing tells when it is gone.
+    immortal: bool,
 }
 
 impl Drop for Entry {
@@ -163,14 +165,24 @@ pub fn add(held: Held, flags: i32) -> Result<i32> {
         Held::Vm(_) => memfd(c"softkvm-vm")?,
         Held::Vcpu(v, _) => std::os::fd::AsRawFd::as_raw_fd(v.run_mapping().file()),
     };
-    let entry = Entry { held, file };
+    let mut entry = Entry { held, file, immortal: false };
     let mut name = [0; 32];
     let access = flags & (libc::O_ACCMODE | libc::O_CLOEXEC | libc::O_NONBLOCK);
     // SAFETY: a C string; a new description of the same file.
     let fd = unsafe { sys!(SYS_openat, libc::AT_FDCWD, raw::fd_path(file, &mut name).as_ptr(), access, 0) };
     let fd = match fd {
         fd if fd >= 0 => fd as i32,
-        e => return Err(Errno(-e as i32)),
+        e if e == -i64::from(libc::EMFILE) || e == -i64::from(libc::ENFILE) => return Err(Errno(-e as i32)),
+        _ => {
+            // No /proc, or it is closed to a process that has changed its user.
+            entry.immortal = true;
+            let command = if flags & libc::O_CLOEXEC != 0 { libc::F_DUPFD_CLOEXEC } else { libc::F_DUPFD };
+            // SAFETY: numbers only.
+            match unsafe { sys!(SYS_fcntl, file, command, 0) } {
+                fd if fd >= 0 => fd as i32,
+                e => return Err(Errno(-e as i32)),
+            }
+        }
     };
     // SAFETY: numbers only.
     unsafe { sys!(SYS_flock, fd, libc::LOCK_EX | libc::LOCK_NB) };
@@ -189,6 +201,9 @@ pub fn reap() {
     {
         let mut list = o.by_identity.write();
         list.retain(|_, e| {
+            if e.immortal {
+                return true;
+            }
             // SAFETY: numbers only.
             let free = unsafe { sys!(SYS_flock, e.file, libc::LOCK_EX | libc::LOCK_NB) } == 0;
             if free {

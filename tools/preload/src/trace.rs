@@ -90,11 +90,23 @@ fn number(line: &mut String, result: &Result<i32>) {
     match result {
         Ok(v) => _ = write!(line, "{v}"),
         Err(Errno(e)) => {
-            let error = std::io::Error::from_raw_os_error(*e);
-            _ = write!(line, "-1 {error}");
+            let text = std::io::Error::from_raw_os_error(*e).to_string();
+            let text = text.split(" (os error").next().unwrap_or_default();
+            let name = ERRORS.iter().find(|n| n.0 == *e).map_or("E?", |n| n.1);
+            _ = write!(line, "-1 {name} ({text})");
         }
     }
 }
+
+macro_rules! errors {
+    ($($name:ident)*) => { &[$((libc::$name, stringify!($name))),*] };
+}
+
+/// What ioctls fail with.
+const ERRORS: &[(i32, &str)] = errors! {
+    EPERM ENOENT EINTR EIO ENXIO E2BIG EBADF EAGAIN ENOMEM EACCES EFAULT EBUSY EEXIST ENODEV ENOTDIR EINVAL EMFILE ENOTTY
+    ENOSPC ENOSYS EOVERFLOW EOPNOTSUPP
+};
 
 fn argument(text: &mut String, request: u32, arg: u64) {
     let call = Call { arg, memory: &OwnMemory };

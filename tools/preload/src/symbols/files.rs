@@ -41,6 +41,8 @@ symbols! {
     fn __fxstat64(_version: c_int, fd: c_int, buffer: *mut c_void) -> c_int = SYS_newfstatat(fd, c"".as_ptr(), buffer, libc::AT_EMPTY_PATH);
     fn statx(dir: c_int, path: *const c_char, flags: c_int, mask: u32, buffer: *mut c_void) -> c_int = SYS_statx(dir, path, flags, mask, buffer);
     fn readlink(path: *const c_char, buffer: *mut c_char, len: usize) -> isize = SYS_readlink(path, buffer, len);
+    fn __readlink_chk(path: *const c_char, buffer: *mut c_char, len: usize, _size: usize) -> isize = SYS_readlink(path, buffer, len);
+    fn __readlinkat_chk(dir: c_int, path: *const c_char, buffer: *mut c_char, len: usize, _size: usize) -> isize = SYS_readlinkat(dir, path, buffer, len);
     fn readlinkat(dir: c_int, path: *const c_char, buffer: *mut c_char, len: usize) -> isize = SYS_readlinkat(dir, path, buffer, len);
 }
 
@@ -62,6 +64,40 @@ fn next(cache: &AtomicPtr<c_void>, name: &CStr) -> *mut c_void {
         cache.store(f, Relaxed);
     }
     f
+}
+
+type Realpath = unsafe extern "C" fn(*const c_char, *mut c_char) -> *mut c_char;
+
+/// realpath looks inside the C library: it would not find a device that is not there.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn realpath(path: *const c_char, resolved: *mut c_char) -> *mut c_char {
+    static NEXT: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
+    // SAFETY: as C's caller promises: room for PATH_MAX bytes, or null.
+    unsafe {
+        if facts::of(CWD, path) == Some(facts::Fact::Device) {
+            return match resolved.is_null() {
+                true => libc::strdup(c"/dev/kvm".as_ptr()),
+                false => libc::strcpy(resolved, c"/dev/kvm".as_ptr()),
+            };
+        }
+        let f = next(&NEXT, c"realpath");
+        if f.is_null() {
+            return core::ptr::null_mut();
+        }
+        core::mem::transmute::<*mut c_void, Realpath>(f)(path, resolved)
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn __realpath_chk(path: *const c_char, resolved: *mut c_char, _size: usize) -> *mut c_char {
+    // SAFETY: as C's caller promises.
+    unsafe { realpath(path, resolved) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn canonicalize_file_name(path: *const c_char) -> *mut c_char {
+    // SAFETY: as C's caller promises.
+    unsafe { realpath(path, core::ptr::null_mut()) }
 }
 
 type Fopen = unsafe extern "C" fn(*const c_char, *const c_char) -> *mut libc::FILE;

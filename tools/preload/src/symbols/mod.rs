@@ -37,8 +37,10 @@ use symbols;
 symbols! {
     fn ioctl(fd: c_int, request: u64, arg: u64) -> c_int = SYS_ioctl(fd, request, arg);
     fn close(fd: c_int) -> c_int = SYS_close(fd);
+    fn __close(fd: c_int) -> c_int = SYS_close(fd);
     fn close_range(first: u32, last: u32, flags: c_int) -> c_int = SYS_close_range(first, last, flags);
     fn dup2(old: c_int, new: c_int) -> c_int = SYS_dup2(old, new);
+    fn __dup2(old: c_int, new: c_int) -> c_int = SYS_dup2(old, new);
     fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int = SYS_dup3(old, new, flags);
     fn mmap(addr: *mut c_void, len: usize, prot: c_int, flags: c_int, fd: c_int, offset: i64) -> *mut c_void = SYS_mmap(addr, len, prot, flags, fd, offset);
     fn mmap64(addr: *mut c_void, len: usize, prot: c_int, flags: c_int, fd: c_int, offset: i64) -> *mut c_void = SYS_mmap(addr, len, prot, flags, fd, offset);
@@ -56,8 +58,16 @@ symbols! {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn closefrom(first: c_int) {
+    let first = first.max(0) as u64;
     // SAFETY: numbers only.
-    unsafe { intercept(libc::SYS_close_range, [first.max(0) as u64, u64::from(u32::MAX), 0, 0, 0, 0]) };
+    let r = unsafe { intercept(libc::SYS_close_range, [first, u64::from(u32::MAX), 0, 0, 0, 0]) };
+    if r == -i64::from(libc::ENOSYS) {
+        // Kernels before 5.9.
+        for fd in first..65536 {
+            // SAFETY: numbers only.
+            unsafe { intercept(libc::SYS_close, [fd, 0, 0, 0, 0, 0]) };
+        }
+    }
 }
 
 #[unsafe(no_mangle)]
