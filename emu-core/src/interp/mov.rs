@@ -195,6 +195,16 @@ fn xlat(c: &mut Vcpu, i: &Insn) -> Result {
     Ok(())
 }
 
+/// MOVSXD with a 16-bit register and memory: the SDM's operand has 16 bits (vol. 2B, MOVSX), processors of AMD read 32.
+fn movsxd16(c: &mut Vcpu, i: &Insn) -> Result {
+    let v = match c.cpuid.vendor() {
+        Vendor::Amd => c.load_mem::<u32>(i)? as u16,
+        Vendor::Intel => c.load_mem::<u16>(i)?,
+    };
+    c.set_reg(i.r[0], v);
+    Ok(())
+}
+
 fn nop_by_vendor(c: &mut Vcpu, _: &Insn) -> Result {
     if c.cpuid.vendor() == Vendor::Amd { c.ud() } else { Ok(()) }
 }
@@ -242,6 +252,7 @@ pub fn select(i: &Insn) -> Option<Handler> {
         Code::Movsx_r16_rm16 => return extending::<true, u16, u16>(i),
         Code::Movsx_r32_rm16 => return extending::<true, u16, u32>(i),
         Code::Movsx_r64_rm16 => return extending::<true, u16, u64>(i),
+        Code::Movsxd_r16_rm16 if i.has_mem() => return Some(movsxd16),
         Code::Movsxd_r16_rm16 => return extending::<true, u16, u16>(i),
         Code::Movsxd_r32_rm32 => return extending::<true, u32, u32>(i),
         Code::Movsxd_r64_rm32 => return extending::<true, u32, u64>(i),

@@ -129,6 +129,11 @@ fn fast_fx(c: &Vcpu) -> bool {
 /// first; how far it does is the implementation's choice (SDM vol. 2A, FXSAVE).
 fn area_at(c: &mut Vcpu, i: &Insn, len: usize, align: u64, checked: u64, write: bool) -> Result<u64> {
     let ea = c.ea(i);
+    // The address is looked at before the segment's limit, as on processors; it matters where that would be #SS.
+    let base = c.seg_path[(i.mem.seg & 7) as usize].base;
+    if align == 64 && base.wrapping_add(ea) & 63 != 0 {
+        return c.gp0();
+    }
     let gva = c.linear(i.mem.seg, ea, len as u64, write)?;
     c.check_aligned(gva, len as u64, checked)?;
     if gva & (align - 1) != 0 { c.gp0() } else { Ok(gva) }
@@ -266,9 +271,16 @@ fn save<const FORM: u8, const WIDE: bool>(c: &mut Vcpu, i: &Insn) -> Result {
     }
     let compacted = FORM == COMPACT || FORM == SUPERVISOR;
     let rfbm = rfbm(c, supervisor);
-    let gva = area_at(c, i, xsave::HEADER_END, 64, 1, true)?;
     let seg = i.mem.seg;
     let used = in_use(c, compacted);
+    let placed = compacted.then_some(rfbm);
+    let end = EXTENDED
+        .filter(|n| rfbm >> n & 1 != 0)
+        .filter_map(|n| place(n, placed))
+        .fold(xsave::HEADER_END, |end, (at, size)| end.max(at + size));
+    let gva = area_at(c, i, end, 64, 1, true)?;
+    // The first access is a write to the area's beginning.
+    c.probe_lin(seg, gva, 1, softmmu::Access::write(c.cpl == 3))?;
     // What is written: everything requested, or what of it is in use.
     let wanted = if FORM == PLAIN { rfbm } else { rfbm & used };
     let format = compacted.then_some(rfbm);

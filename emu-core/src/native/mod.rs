@@ -515,7 +515,17 @@ fn fx<const UNIT: u8>(c: &mut Vcpu, i: &Insn) -> Result {
         if UNIT == MMX_XMM && !c.cr4.contains(Cr4::OSFXSR) {
             return c.ud();
         }
-        c.check_mmx()?;
+        // CVTPI2PD and CVTPI2PS from memory do not touch x87 state (SDM vol. 2A, CVTPI2PD; for CVTPI2PS a Zen 4).
+        if matches!(i.code, iced_x86::Code::Cvtpi2pd_xmm_mmm64 | iced_x86::Code::Cvtpi2ps_xmm_mmm64)
+            && i.has_mem()
+        {
+            if c.cr0.contains(Cr0::EM) {
+                return c.ud();
+            }
+            c.check_ts()?;
+        } else {
+            c.check_mmx()?;
+        }
     }
     let s = c.native.find(i);
     if s.entry == 0 {

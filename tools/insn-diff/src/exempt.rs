@@ -2,7 +2,7 @@
 //! does in the middle. A row leaves out as little as it can: bits of a register, not a case. What the SDM leaves
 //! undefined is [`crate::undefined`]'s. Approximations are not here: both machines have the same silicon.
 
-use crate::case::{Case, Outcome};
+use crate::case::{Bits, Case, Outcome};
 use crate::coverage::features;
 use crate::image;
 use crate::layout;
@@ -98,6 +98,8 @@ pub enum What {
     ZeroMask,
     /// CR2, within its page.
     FaultAddress,
+    /// What POPA loads, if it faults.
+    Popped,
     /// TOP and the tags, if the instruction faults.
     MmxTransition,
     /// XSTATE_BV bits, and with an optimization the bytes, of components that are asked for and in their initial state.
@@ -138,6 +140,7 @@ pub const EXEMPTIONS: &[Exemption] = &[
     row(&[M::Maskmovq, M::Maskmovdqu, M::Vmaskmovdqu], What::ZeroMask, "page faults with a mask of zeros are implementation dependent (SDM vol. 2B, MASKMOVQ)"),
     row(&[M::Fnsave, M::Frstor, M::Fnstenv, M::Fldenv, M::Fxsave, M::Fxsave64, M::Fxrstor, M::Fxrstor64], What::FaultAddress, "some processors touch the operand's last byte first"),
     row(&[M::Xsave, M::Xsave64, M::Xsavec, M::Xsavec64, M::Xsaveopt, M::Xsaveopt64, M::Xrstor, M::Xrstor64], What::FaultAddress, "which part of the area is touched first is the processor's choice"),
+    row(&[M::Popa, M::Popad], What::Popped, "processors of AMD have loaded what came before the fault (docs/deviations.md)"),
     row(&[M::Cvtpd2pi, M::Cvttpd2pi, M::Cvtps2pi, M::Cvttps2pi, M::Cvtpi2ps, M::Cvtpi2pd, M::Maskmovq], What::MmxTransition, "processors of AMD enter MMX state before the fault (docs/deviations.md)"),
     row(&[M::Xsave, M::Xsave64, M::Xsavec, M::Xsavec64, M::Xsaveopt, M::Xsaveopt64], What::Area, "XINUSE may be set for a component in its initial state (SDM vol. 1, 13.6)"),
 ];
@@ -176,6 +179,8 @@ pub fn completed(case: &Case, insn: &Instruction, outcome: &Outcome) -> bool {
     let behind = case.rip().wrapping_add(insn.len() as u64);
     match outcome.vector {
         1 => true,
+        // It fetched what lies behind it, on a page that is not there.
+        PF if outcome.error_code & 0x10 != 0 => outcome.rip == behind,
         6 => outcome.rip != case.rip() && !insn.is_invalid() && outcome.rip == behind,
         _ => false,
     }
@@ -214,6 +219,11 @@ pub fn mask(case: &Case, insn: &Instruction, oracle: &Outcome, engine: &Outcome)
     }
     // The SDM leaves open what is reported of several faults that a far transfer meets.
     let faulted = |o: &Outcome| matches!(o.vector, TS..=PF) && o.rip == case.rip();
+    // docs/deviations.md, "far CALL to compatibility mode".
+    let high_stack = insn.is_call_far_indirect() && case.gpr[4] >> 32 != 0 && case.bits == Bits::Bits64;
+    if high_stack && faulted(engine) && !faulted(oracle) {
+        mask.everything = Some("the stack of a far CALL to compatibility mode");
+    }
     if is_far(insn) && faulted(oracle) && faulted(engine) && oracle.gpr == engine.gpr {
         mask.everything = Some("several faults");
     }
@@ -229,14 +239,26 @@ pub fn mask(case: &Case, insn: &Instruction, oracle: &Outcome, engine: &Outcome)
     }
     // How much of an encoding without meaning is fetched: #UD, or #PF for what lies on the next page.
     let fetch = |o: &Outcome| o.vector == PF && o.error_code & 0x10 != 0;
-    if insn.is_invalid() && (fetch(oracle) && undefined(engine) || undefined(oracle) && fetch(engine)) {
+    let nothing = insn.is_invalid() || matches!(insn.mnemonic(), M::Ud0 | M::Ud1);
+    if nothing && (fetch(oracle) && undefined(engine) || undefined(oracle) && fetch(engine)) {
         mask.everything = Some("how many bytes of an undefined encoding are fetched");
     }
     let page_faults = oracle.vector == PF && engine.vector == PF && oracle.error_code == engine.error_code;
     for row in rows() {
         match row.what {
             // CR2 is the address that faulted, which may be any byte of a large operand in the page.
-            What::FaultAddress if page_faults && oracle.cr2 >> 12 == engine.cr2 >> 12 => mask.cr2 = 0xfff,
+            What::FaultAddress if page_faults && oracle.cr2.abs_diff(engine.cr2) < 4096 => {
+                mask.cr2 = u64::MAX
+            }
+            // Nor in which order it looks at the limit and at pages.
+            What::FaultAddress if faulted(oracle) && faulted(engine) && oracle.vector != engine.vector => {
+                mask.everything = Some(row.why);
+            }
+            What::Popped if page_faults => {
+                for n in (1..16).filter(|n| *n != 4) {
+                    mask.gpr[n] = u64::MAX;
+                }
+            }
             What::MmxTransition if oracle.vector == engine.vector && fault(oracle, oracle.vector) => {
                 mask.mmx = true;
             }
@@ -270,7 +292,7 @@ pub fn mask(case: &Case, insn: &Instruction, oracle: &Outcome, engine: &Outcome)
 
 fn apply(what: What, case: &Case, insn: &Instruction, mask: &mut Mask) {
     match what {
-        What::FaultAddress | What::MmxTransition => {}
+        What::FaultAddress | What::MmxTransition | What::Popped => {}
         What::EdxEax => mask.low(&[AX, DX]),
         What::EdxEaxEcx => mask.low(&[AX, DX, CX]),
         What::CpuidRegisters => mask.low(&[AX, BX, CX, DX]),
