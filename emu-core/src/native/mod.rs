@@ -168,9 +168,23 @@ const X87: u8 = 4;
 /// MMX with XMM registers: CVTPI2PS and its like.
 const MMX_XMM: u8 = 5;
 
+/// VPEXTRQ and VPINSRQ, which exist in 64-bit mode only: VPEXTRD and VPINSRD with VEX.W elsewhere (SDM vol. 2B, PEXTRD,
+/// PINSRD). iced ignores the bit there.
+fn wide_element_outside_64_bit_mode(i: &Insn) -> bool {
+    let code = matches!(
+        i.code,
+        iced_x86::Code::VEX_Vpextrd_rm32_xmm_imm8 | iced_x86::Code::VEX_Vpinsrd_xmm_xmm_rm32_imm8
+    );
+    let vex = || i.bytes().iter().position(|byte| *byte == 0xc4).and_then(|at| i.bytes().get(at + 2));
+    code && i.mode != decoder::CpuMode::Bits64 && vex().is_some_and(|byte| byte & 0x80 != 0)
+}
+
 /// The handler, if this instruction may run natively.
 pub(crate) fn select(i: &Insn) -> Option<Handler> {
     let row = allow::get(i.code)?;
+    if wide_element_outside_64_bit_mode(i) {
+        return Some(crate::interp::undefined);
+    }
     Some(match (row.unit, i.has_mem()) {
         (Unit::Sse, false) => vector::<SSE, false>,
         (Unit::Sse, true) => vector::<SSE, true>,
@@ -466,6 +480,13 @@ fn vector<const UNIT: u8, const MEM: bool>(c: &mut Vcpu, i: &Insn) -> Result {
     }
     let out = call(c, &s, &mut buffer);
     if s.mxcsr && out & FAULT != 0 {
+        if MEM && s.writes {
+            // A fault of the operand comes first.
+            let after = c.xsave.mxcsr();
+            c.xsave.set_mxcsr(mxcsr);
+            c.probe_lin(i.mem.seg, gva, s.size as u64, softmmu::Access::write(c.cpl == 3))?;
+            c.xsave.set_mxcsr(after);
+        }
         return simd_exception(c);
     }
     if MEM && s.writes {

@@ -224,6 +224,9 @@ pub fn mask(case: &Case, insn: &Instruction, oracle: &Outcome, engine: &Outcome)
     if high_stack && faulted(engine) && !faulted(oracle) {
         mask.everything = Some("the stack of a far CALL to compatibility mode");
     }
+    if compares_strings(insn) && faulted(oracle) && faulted(engine) && oracle.vector != engine.vector {
+        mask.everything = Some("which operand is looked at first");
+    }
     if is_far(insn) && faulted(oracle) && faulted(engine) && oracle.gpr == engine.gpr {
         mask.everything = Some("several faults");
     }
