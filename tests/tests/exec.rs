@@ -3,6 +3,7 @@
 //! A VMM in C (`tests/clients/kvm_client.c`), compiled here, has a case for each thing that a program may rely on; a VMM
 //! in Rust on the unchanged crate `kvm-ioctls` is `tests/src/bin/kvm_hello.rs`.
 
+use softkvm_tests::program;
 use softkvm_tests::skip::skip;
 use softkvm_tests::workspace::root;
 use std::path::{Path, PathBuf};
@@ -13,31 +14,9 @@ fn run(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"))
 }
 
-/// What cargo has put beside the tests.
-fn target() -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
-    let deps = test.parent().expect("it lies in a folder");
-    deps.parent().expect("which lies in the target folder").to_path_buf()
-}
-
-/// The program, with its library beside it, built as these tests are.
+/// The program; cargo builds its library with it.
 fn softkvm() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Command::new(cargo);
-        build.current_dir(root()).args(["build", "--quiet", "-p", "softkvm", "-p", "softkvm-preload"]);
-        let target = target();
-        if target.ends_with("release") {
-            build.arg("--release");
-        }
-        if let Some(folder) = target.parent() {
-            build.arg("--target-dir").arg(folder);
-        }
-        let out = run(&mut build);
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-        target.join("softkvm")
-    })
+    program::path().expect("softkvm builds")
 }
 
 /// A folder for what the tests compile.
@@ -220,7 +199,8 @@ fn other_libraries_stay() {
 /// A library without its program does nothing.
 #[test]
 fn the_library_alone_is_inert() {
-    let library = softkvm().with_file_name("libsoftkvm.so");
+    let library = softkvm().with_file_name("deps").join("libsoftkvm.so");
+    assert!(library.exists(), "{}", library.display());
     let mut c = Command::new("/bin/sh");
     c.args(["-c", "cat /proc/cpuinfo"]).env("LD_PRELOAD", library).env_remove("SOFTKVM_EXEC");
     let with = run(&mut c);
@@ -228,4 +208,61 @@ fn the_library_alone_is_inert() {
     let flags = |t: &str| t.lines().find(|l| l.starts_with("flags")).map(str::to_owned);
     let host = std::fs::read_to_string("/proc/cpuinfo").expect("it is there");
     assert_eq!(flags(&text(&with.stdout)), flags(&host));
+}
+
+/// A ROM of 64 KiB for a PC: says "hello" by port 0xe9, and ends QEMU with status 43.
+fn rom() -> Vec<u8> {
+    let mut code = Vec::new();
+    for letter in b"hello\n" {
+        // mov al, letter; out 0xe9, al
+        code.extend([0xb0, *letter, 0xe6, 0xe9]);
+    }
+    // mov dx, 0x501; mov al, 21; out dx, al; hlt
+    code.extend([0xba, 0x01, 0x05, 0xb0, 21, 0xee, 0xf4]);
+    let mut rom = vec![0xf4; 0x10000];
+    rom[..code.len()].copy_from_slice(&code);
+    // The reset vector: jmp 0 in the same segment (CS.base is 0xffff0000).
+    rom[0xfff0..0xfff3].copy_from_slice(&[0xe9, 0x0d, 0x00]);
+    rom
+}
+
+/// QEMU as the distribution built it, in each way in which the interrupt controllers can be divided.
+#[test]
+fn qemu() {
+    if Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
+        return skip("exec::qemu", false, "qemu-system-x86_64 is not installed");
+    }
+    let file = scratch().join("rom");
+    std::fs::write(&file, rom()).expect("it is ours");
+    let rom = file.display().to_string();
+    for (machine, irqchip, cpus) in
+        [("pc", "on", "1"), ("q35", "on", "2"), ("q35", "split", "1"), ("pc", "off", "1")]
+    {
+        let accel = format!("kvm,kernel-irqchip={irqchip}");
+        let arguments = [
+            "-accel",
+            &accel,
+            "-M",
+            machine,
+            "-smp",
+            cpus,
+            "-cpu",
+            "host",
+            "-bios",
+            &rom,
+            "-m",
+            "64",
+            "-nodefaults",
+            "-display",
+            "none",
+            "-debugcon",
+            "stdio",
+            "-device",
+            "isa-debug-exit,iobase=0x501,iosize=1",
+        ];
+        let out = exec(&[], Path::new("qemu-system-x86_64"), &arguments);
+        let said = format!("{accel} {machine}: {}\n{}", text(&out.stdout), text(&out.stderr));
+        assert_eq!(out.status.code(), Some(43), "{said}");
+        assert_eq!(text(&out.stdout), "hello\n", "{said}");
+    }
 }

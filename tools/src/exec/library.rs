@@ -6,21 +6,27 @@ use std::path::{Path, PathBuf};
 
 const NAME: &str = "libsoftkvm.so";
 
-/// The first library that is of this program's build.
+/// The newest library that is of this program's build: cargo may have left an older one beside the program.
 pub fn find() -> Result<PathBuf, Failure> {
     let program = std::env::current_exe().map_err(|e| Failure::host("this program's own path", e))?;
     let here = program.parent().unwrap_or(Path::new("/"));
     // `deps` is where cargo puts the library of `cargo run`.
     let places = [here.join(NAME), here.join("../lib/softkvm").join(NAME), here.join("deps").join(NAME)];
-    let mut other = None;
+    let (mut ours, mut other) = (None, None);
     for place in &places {
         match std::fs::read(place) {
             Ok(bytes) if is_ours(&bytes) => {
-                return place.canonicalize().map_err(|e| Failure::host(place.display(), e));
+                let age = place.metadata().and_then(|m| m.modified()).ok();
+                if ours.as_ref().is_none_or(|(newest, _)| age > *newest) {
+                    ours = Some((age, place));
+                }
             }
             Ok(_) => other = Some(place),
             Err(_) => {}
         }
+    }
+    if let Some((_, place)) = ours {
+        return place.canonicalize().map_err(|e| Failure::host(place.display(), e));
     }
     Err(Failure::Host(match other {
         Some(place) => format!("{} is of another build than this program", place.display()),
