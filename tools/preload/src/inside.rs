@@ -7,7 +7,7 @@
 
 use crate::raw;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 use kvm_ioctl_layer::KickHandle;
 
 /// A thread's part. Atomics, because a signal handler of the same thread looks at it.
@@ -17,11 +17,18 @@ pub struct Thread {
     held: AtomicU64,
     /// The vCPU whose KVM_RUN is on.
     kick: AtomicPtr<KickHandle>,
+    /// The thread's number, for who may not ask; 0: not known yet.
+    number: AtomicI32,
 }
 
 thread_local! {
     static THREAD: Thread = const {
-        Thread { depth: AtomicU32::new(0), held: AtomicU64::new(0), kick: AtomicPtr::new(core::ptr::null_mut()) }
+        Thread {
+            depth: AtomicU32::new(0),
+            held: AtomicU64::new(0),
+            kick: AtomicPtr::new(core::ptr::null_mut()),
+            number: AtomicI32::new(0),
+        }
     };
 }
 
@@ -78,8 +85,26 @@ pub fn within<R>(f: impl FnOnce() -> R) -> R {
     r
 }
 
+/// This thread's number, asked for once: a filter of system calls may come later.
+pub fn number() -> i32 {
+    thread(|t| match t.number.load(Relaxed) {
+        0 => {
+            let number = raw::gettid();
+            t.number.store(number, Relaxed);
+            number
+        }
+        number => number,
+    })
+}
+
+/// In a child made by fork, whose one thread has a new number.
+pub fn adopt() {
+    thread(|t| t.number.store(0, Relaxed));
+}
+
 /// KVM_RUN: `f` runs with the mask of KVM_SET_SIGNAL_MASK, and a signal kicks the vCPU.
 pub fn running<R>(inside: &mut Inside, mask: Option<u64>, kick: &KickHandle, f: impl FnOnce() -> R) -> R {
+    number();
     // A kick that came too late for the last KVM_RUN has been answered: its handler ran.
     kick.withdraw();
     thread(|t| t.kick.store(core::ptr::from_ref(kick).cast_mut(), SeqCst));

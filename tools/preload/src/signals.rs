@@ -137,6 +137,7 @@ pub fn activate() {
 pub fn adopt() {
     OWNER.store(raw::getpid(), Relaxed);
     CHANGING.store(false, Relaxed);
+    inside::adopt();
 }
 
 /// rt_sigaction, as the program or the engine calls it. The pointers are null or valid.
@@ -235,9 +236,12 @@ fn hold_back(signal: i32, info: *mut libc::siginfo_t, context: *mut c_void) {
     unsafe {
         let mask = (&raw mut (*context.cast::<libc::ucontext_t>()).uc_sigmask).cast::<u64>();
         *mask |= raw::bit(signal);
-        let (process, thread) = (raw::getpid(), raw::gettid());
-        if sys!(SYS_rt_tgsigqueueinfo, process, thread, signal, info) != 0 {
-            // No room for one more siginfo.
+        let (process, thread) = (OWNER.load(Relaxed), inside::number());
+        // What one thread of the program sent to another by pthread_kill is the same when sent again, by a call that
+        // filters let through more often.
+        let sent_here = (*info).si_code == libc::SI_TKILL && (*info).si_pid() == process;
+        if sent_here || sys!(SYS_rt_tgsigqueueinfo, process, thread, signal, info) != 0 {
+            // Or there is no room for one more siginfo.
             sys!(SYS_tgkill, process, thread, signal);
         }
     }
