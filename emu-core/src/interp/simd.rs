@@ -5,12 +5,13 @@ use super::Handler;
 use super::operand::Int;
 use crate::exit::{Result, Stop};
 use crate::host_rules::host_rules;
+use crate::native::To;
 use crate::vcpu::Vcpu;
 use crate::{host_cpu, xstate};
 use decoder::{Insn, OperandKind};
 use iced_x86::{Code, EncodingKind, MemorySize, Mnemonic, OpCodeOperandKind};
 use softmmu::Access;
-use x86_arch::Gpr;
+use x86_arch::{Gpr, Rflags};
 
 pub(crate) fn select(i: &Insn) -> Option<Handler> {
     use Mnemonic as M;
@@ -109,9 +110,9 @@ fn maskmovq(c: &mut Vcpu, i: &Insn) -> Result {
     let (a, b) = if i.kinds[0] == OperandKind::MaskDst { (i.r[1], i.r[2]) } else { (i.r[0], i.r[1]) };
     let data = c.mm(a).to_le_bytes();
     let k = signs(&c.mm(b).to_le_bytes(), 1);
-    store_bytes(c, i, k, &data)?;
+    // Before a fault too, as on the host.
     c.enter_mmx();
-    Ok(())
+    store_bytes(c, i, k, &data)
 }
 
 /// Stores bytes under a mask at seg:[rDI]. `data` is all of the destination.
@@ -119,21 +120,14 @@ fn store_bytes(c: &mut Vcpu, i: &Insn, k: u64, data: &[u8]) -> Result {
     let ea = c.hot.regs[Gpr::Rdi as usize] & i.mem.mask();
     let seg = i.mem.seg;
     if host_rules().maskmov_reaches_all {
-        let len = data.len() as u64;
-        let gva = c.linear(seg, ea, len, true)?;
-        c.check_aligned(gva, len, 8)?;
-        c.probe_lin(seg, gva, len, Access::write(c.cpl == 3))?;
-        return c.store_masked(seg, gva, 1, k, data);
+        // In parts of 8 bytes, the first with a fault says which.
+        for part in (0..data.len() as u64).step_by(8) {
+            let gva = c.linear(seg, ea.wrapping_add(part), 8, true)?;
+            c.check_aligned(gva, 8, 8)?;
+            c.probe_lin(seg, gva, 8, Access::write(c.cpl == 3))?;
+        }
     }
-    if k == 0 {
-        return Ok(());
-    }
-    // The limit is checked for the bytes that are stored.
-    let from = k.trailing_zeros() as u64;
-    let to = 64 - k.leading_zeros() as u64;
-    c.linear(seg, ea.wrapping_add(from) & i.mem.mask(), to - from, true)?;
-    let gva = c.linear(seg, ea, 1, true)?;
-    c.store_masked(seg, gva, 1, k, data)
+    c.store_masked(To { seg, ea, wrap: i.mem.mask(), align: 1 }, 1, k, data)
 }
 
 /// The width in bytes of a VEX or EVEX instruction's vectors.
@@ -177,14 +171,9 @@ fn masked_store<const SIZE: usize>(c: &mut Vcpu, i: &Insn) -> Result {
     let w = width(i);
     let k = signs(&c.xsave.vector(i.r[1], w)[..w], SIZE);
     let data = c.xsave.vector(i.r[2], w);
-    // Nothing is checked where nothing is stored.
-    if k == 0 {
-        return Ok(());
-    }
-    let ea = c.ea(i);
-    let gva = c.linear(i.mem.seg, ea, 1, true)?;
-    c.check_aligned(gva, w as u64, host_rules().element_alignment(SIZE))?;
-    c.store_masked(i.mem.seg, gva, SIZE, k, &data[..w])
+    let to =
+        To { seg: i.mem.seg, ea: c.ea(i), wrap: i.mem.mask(), align: host_rules().element_alignment(SIZE) };
+    c.store_masked(to, SIZE, k, &data[..w])
 }
 
 fn movnti<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
@@ -289,6 +278,16 @@ fn data_width(kind: OpCodeOperandKind) -> usize {
     }
 }
 
+/// A gather or scatter that has done elements before one that faults: a trap that is due for these is delivered in
+/// lieu of the fault, and the instruction goes on after it (SDM vol. 2C, VGATHERDPS).
+fn interrupted(c: &mut Vcpu, i: &Insn, fault: Stop) -> Result {
+    if c.flag(Rflags::TF) || c.events.debug_trap != 0 {
+        c.again(i);
+        return Ok(());
+    }
+    Err(fault)
+}
+
 /// AVX2 gathers: the mask is a vector register, whose elements are cleared as theirs are loaded
 /// (SDM vol. 2C, VGATHERDPS): a fault leaves the elements before it loaded.
 fn gather_vex(c: &mut Vcpu, i: &Insn) -> Result {
@@ -300,9 +299,11 @@ fn gather_vex(c: &mut Vcpu, i: &Insn) -> Result {
     }
     let w = data_width(i.code.op_code().op0_kind());
     let v = Vsib::of(c, i, w);
-    let mut data = c.xsave.vector(d, w);
-    let mut mask = c.xsave.vector(m, w);
+    // Above their width the registers are cleared by completion only.
+    let mut data = c.xsave.vector(d, 64);
+    let mut mask = c.xsave.vector(m, 64);
     let size = v.element;
+    let mut loaded = false;
     for n in 0..v.count {
         let part = n * size..(n + 1) * size;
         if mask[part.end - 1] & 0x80 != 0 {
@@ -310,13 +311,15 @@ fn gather_vex(c: &mut Vcpu, i: &Insn) -> Result {
             let mut b = [0; 8];
             let align = host_rules().element_alignment(size);
             if let Err(stop) = c.read_aligned(i.mem.seg, ea, &mut b[..size], align) {
-                if matches!(stop, Stop::Exception(_)) && n > 0 {
-                    c.xsave.set_vector(d, &data);
-                    c.xsave.set_vector(m, &mask);
+                if !matches!(stop, Stop::Exception(_)) || n == 0 {
+                    return Err(stop);
                 }
-                return Err(stop);
+                c.xsave.set_vector(d, &data);
+                c.xsave.set_vector(m, &mask);
+                return if loaded { interrupted(c, i, stop) } else { Err(stop) };
             }
             data[part.clone()].copy_from_slice(&b[..size]);
+            loaded = true;
         }
         mask[part].fill(0);
     }
@@ -344,19 +347,22 @@ fn gather_evex(c: &mut Vcpu, i: &Insn) -> Result {
     let mut data = c.xsave.vector(i.r[0], w);
     let mut mask = c.xsave.opmask(k);
     let size = v.element;
+    let mut loaded = false;
     for n in 0..v.count {
         if mask >> n & 1 != 0 {
             let ea = v.ea(c, i, n);
             let mut b = [0; 8];
             let align = host_rules().element_alignment(size);
             if let Err(stop) = c.read_aligned(i.mem.seg, ea, &mut b[..size], align) {
-                if matches!(stop, Stop::Exception(_)) && n > 0 {
+                if matches!(stop, Stop::Exception(_)) && loaded {
                     c.xsave.set_vector(i.r[0], &data);
                     c.xsave.set_opmask(k, mask);
+                    return interrupted(c, i, stop);
                 }
                 return Err(stop);
             }
             data[n * size..(n + 1) * size].copy_from_slice(&b[..size]);
+            loaded = true;
         }
         mask &= !(1 << n);
     }
@@ -377,17 +383,20 @@ fn scatter(c: &mut Vcpu, i: &Insn) -> Result {
     let v = Vsib::of(c, i, w);
     let data = c.xsave.vector(i.r[1], w);
     let mut mask = c.xsave.opmask(k);
+    let mut stored = false;
     for n in 0..v.count {
         if mask >> n & 1 != 0 {
             let ea = v.ea(c, i, n);
             let part = &data[n * v.element..(n + 1) * v.element];
             let done = c.write_aligned(i.mem.seg, ea, part, host_rules().element_alignment(v.element));
             if let Err(stop) = done {
-                if matches!(stop, Stop::Exception(_)) {
+                if matches!(stop, Stop::Exception(_)) && stored {
                     c.xsave.set_opmask(k, mask);
+                    return interrupted(c, i, stop);
                 }
                 return Err(stop);
             }
+            stored = true;
         }
         mask &= !(1 << n);
     }

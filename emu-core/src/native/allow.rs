@@ -371,40 +371,102 @@ fn uses_mxcsr(code: Code) -> bool {
     float && !MOVES.iter().any(|m| name.starts_with(m))
 }
 
-/// EVEX instructions that access all of their memory operand whatever the mask says, because a result element depends
-/// on memory at another place than its own (SDM vol. 2, exception classes E4NF, E5NF, E6NF). Held against a Zen 4.
+/// EVEX instructions that read or check all of their memory operand whatever the mask says (SDM vol. 2A, 2.8: the
+/// exception classes with "NF"): a result element depends on memory at another place than its own, or the operand is
+/// a part of a register. Each was found so on a Zen 4, and all others with a mask to suppress faults.
 fn no_suppression(code: Code) -> bool {
-    let name = format!("{:?}", code.mnemonic()).to_ascii_lowercase();
-    const PREFIXES: &[&str] = &[
-        "valign",
-        "vperm",
-        "vpshufb",
-        "vpshufd",
-        "vpshufhw",
-        "vpshuflw",
-        "vshuf",
-        "vunpck",
-        "vpunpck",
-        "vpack",
-        "vpalignr",
-        "vdbpsadbw",
-        "vpmaddubsw",
-        "vpmaddwd",
-        "vmovddup",
-        "vmovsldup",
-        "vmovshdup",
-        "vpmultishift",
-        "vpconflict",
-        "vinsert",
-        "vextract",
-        "vgf2p8affine",
-        "vcvtne2ps",
-        "vp2intersect",
-    ];
-    // A shift by a count of 128 bits; the immediate shifts and those by each element's own count are element by element.
-    const SHIFTS: &[&str] =
-        &["vpsllw", "vpslld", "vpsllq", "vpsrlw", "vpsrld", "vpsrlq", "vpsraw", "vpsrad", "vpsraq"];
-    let shift =
-        SHIFTS.contains(&name.as_str()) && !code.op_code().op_kinds().contains(&OpCodeOperandKind::imm8);
-    shift || PREFIXES.iter().any(|p| name.starts_with(p)) && name != "vpshufbitqmb"
+    use Mnemonic as M;
+    match code.mnemonic() {
+        // Classes E4NF and E4NF.nb.
+        M::Valignd
+        | M::Valignq
+        | M::Vcvtne2ps2bf16
+        | M::Vdbpsadbw
+        | M::Vgf2p8affineinvqb
+        | M::Vgf2p8affineqb
+        | M::Vmovshdup
+        | M::Vmovsldup
+        | M::Vpackssdw
+        | M::Vpacksswb
+        | M::Vpackusdw
+        | M::Vpackuswb
+        | M::Vpalignr
+        | M::Vpconflictd
+        | M::Vpconflictq
+        | M::Vpermb
+        | M::Vpermd
+        | M::Vpermi2b
+        | M::Vpermi2d
+        | M::Vpermi2pd
+        | M::Vpermi2ps
+        | M::Vpermi2q
+        | M::Vpermi2w
+        | M::Vpermilpd
+        | M::Vpermilps
+        | M::Vpermpd
+        | M::Vpermps
+        | M::Vpermq
+        | M::Vpermt2b
+        | M::Vpermt2d
+        | M::Vpermt2pd
+        | M::Vpermt2ps
+        | M::Vpermt2q
+        | M::Vpermt2w
+        | M::Vpermw
+        | M::Vpmaddubsw
+        | M::Vpmaddwd
+        | M::Vpmultishiftqb
+        | M::Vpshufb
+        | M::Vpshufd
+        | M::Vpshufhw
+        | M::Vpshuflw
+        | M::Vpunpckhbw
+        | M::Vpunpckhdq
+        | M::Vpunpckhqdq
+        | M::Vpunpckhwd
+        | M::Vpunpcklbw
+        | M::Vpunpckldq
+        | M::Vpunpcklqdq
+        | M::Vpunpcklwd
+        | M::Vshuff32x4
+        | M::Vshuff64x2
+        | M::Vshufi32x4
+        | M::Vshufi64x2
+        | M::Vshufpd
+        | M::Vshufps
+        | M::Vunpckhpd
+        | M::Vunpckhps
+        | M::Vunpcklpd
+        | M::Vunpcklps => true,
+        // Class E5NF.
+        M::Vmovddup => true,
+        // Class E6NF.
+        M::Vextractf32x4
+        | M::Vextractf32x8
+        | M::Vextractf64x2
+        | M::Vextractf64x4
+        | M::Vextracti32x4
+        | M::Vextracti32x8
+        | M::Vextracti64x2
+        | M::Vextracti64x4
+        | M::Vinsertf32x4
+        | M::Vinsertf32x8
+        | M::Vinsertf64x2
+        | M::Vinsertf64x4
+        | M::Vinserti32x4
+        | M::Vinserti32x8
+        | M::Vinserti64x2
+        | M::Vinserti64x4 => true,
+        // Shifts whose count is a whole XMM operand: class E4NF.nb; those by an immediate: E4.
+        M::Vpslld
+        | M::Vpsllq
+        | M::Vpsllw
+        | M::Vpsrad
+        | M::Vpsraq
+        | M::Vpsraw
+        | M::Vpsrld
+        | M::Vpsrlq
+        | M::Vpsrlw => !code.op_code().op_kinds().contains(&OpCodeOperandKind::imm8),
+        _ => false,
+    }
 }

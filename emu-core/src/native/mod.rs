@@ -19,17 +19,19 @@
 mod allow;
 mod code_buf;
 mod fpe;
+mod masked;
 mod stub;
 
 use crate::exit::{Result, Stop};
+use crate::host_cpu;
 use crate::host_rules::host_rules;
 use crate::interp::Handler;
 use crate::vcpu::Vcpu;
-use crate::{host_cpu, xstate};
 use allow::Unit;
 use code_buf::CodeBuf;
 use decoder::{Attr, Insn, attrs};
 use iced_x86::InstructionInfoFactory;
+pub(crate) use masked::To;
 use softmmu::host_mem;
 use std::collections::HashMap;
 use stub::{FAULT, Failed, Masked, Stub};
@@ -281,20 +283,24 @@ impl Vcpu {
     }
 }
 
+/// #GP for an operand that is not aligned as it must be: before any fault of its segment, also of SS.
+#[inline(always)]
+fn check_alignment(c: &mut Vcpu, i: &Insn, s: &Stub, ea: u64, legacy: bool) -> Result {
+    if s.align > 1 {
+        let gva = c.seg_path[(i.mem.seg & 7) as usize].base.wrapping_add(ea);
+        // A misaligned access is allowed to legacy SSE with MXCSR.MM.
+        if gva & (s.align as u64 - 1) != 0 && !(legacy && !s.moves && c.xsave.mxcsr() & MXCSR_MM != 0) {
+            return c.gp0();
+        }
+    }
+    Ok(())
+}
+
 /// The linear address of the memory operand, aligned as it must be.
 #[inline(always)]
 fn address(c: &mut Vcpu, i: &Insn, s: &Stub, legacy: bool) -> Result<u64> {
     let ea = c.ea(i);
-    // Alignment comes before the segment's limit, as on processors: it matters only for which of #GP and #SS it is.
-    if s.align > 1 {
-        let gva = c.seg_path[(i.mem.seg & 7) as usize].base.wrapping_add(ea);
-        // A misaligned access is allowed to legacy SSE with MXCSR.MM.
-        if gva & (s.align as u64).wrapping_sub(1) != 0
-            && !(legacy && !s.moves && c.xsave.mxcsr() & MXCSR_MM != 0)
-        {
-            return c.gp0();
-        }
-    }
+    check_alignment(c, i, s, ea, legacy)?;
     c.linear(i.mem.seg, ea, s.size as u64, s.writes)
 }
 
@@ -336,117 +342,6 @@ fn put(c: &mut Vcpu, i: &Insn, s: &Stub, gva: u64, b: &[u8]) -> Result {
     c.write_bytes_lin(i.mem.seg, gva, b)
 }
 
-/// The opmask that governs the memory operand: a bit for each of its elements that is accessed.
-fn mask_of(c: &Vcpu, s: &Stub) -> u64 {
-    let k: u64 = c.xsave.get(xstate::layout().opmask + 8 * s.mask as usize);
-    let k = if s.count >= 64 { k } else { k & ((1u64 << s.count) - 1) };
-    if s.masked != Masked::Repeated {
-        return k;
-    }
-    let elements = (s.size / s.element.max(1)).clamp(1, 63) as u32;
-    let (mut folded, mut rest) = (0, k);
-    while rest != 0 {
-        folded |= rest & ((1 << elements) - 1);
-        rest >>= elements;
-    }
-    folded
-}
-
-/// Reads a memory operand under a mask: what is masked out is not touched if touching it would fault.
-#[cold]
-#[inline(never)]
-fn fetch_masked(c: &mut Vcpu, i: &Insn, s: &Stub, gva: u64, b: &mut Buffer) -> Result {
-    let k = mask_of(c, s);
-    let (element, size) = (s.element as usize, (s.size as usize).min(64));
-    if s.masked == Masked::Packed {
-        return fetch(c, i, s, gva, &mut b.0[..(k.count_ones() as usize * element).min(64)]);
-    }
-    // Bytes that are masked out may be read where nobody can tell.
-    if c.hot.watch == 0 {
-        match fetch(c, i, s, gva, &mut b.0[..size]) {
-            Err(Stop::Exception(_)) => {}
-            Err(Stop::Need) => c.io.request = None,
-            done => return done,
-        }
-    }
-    match s.masked {
-        Masked::Broadcast if k == 0 => Ok(()),
-        Masked::Elements | Masked::Repeated => {
-            for n in (0..64).filter(|n| k >> n & 1 != 0) {
-                let at = gva.wrapping_add((n * element) as u64) & c.hot.linear_mask;
-                if let Some(part) = b.0.get_mut(n * element..(n + 1) * element) {
-                    fetch(c, i, s, at, part)?;
-                }
-            }
-            Ok(())
-        }
-        _ => fetch(c, i, s, gva, &mut b.0[..size]),
-    }
-}
-
-/// Writes a memory operand under a mask: a run of elements at a time, all checked first.
-#[cold]
-#[inline(never)]
-fn put_masked(c: &mut Vcpu, i: &Insn, s: &Stub, gva: u64, b: &Buffer) -> Result {
-    let k = mask_of(c, s);
-    let element = s.element as usize;
-    if s.masked == Masked::Packed {
-        return put(c, i, s, gva, &b.0[..(k.count_ones() as usize * element).min(64)]);
-    }
-    if k != 0 || s.whole {
-        c.check_aligned(gva, s.size as u64, s.checked as u64)?;
-    }
-    if s.whole {
-        c.probe_lin(i.mem.seg, gva, s.size as u64, softmmu::Access::write(c.cpl == 3))?;
-    }
-    c.store_masked(i.mem.seg, gva, element, k, &b.0[..s.size as usize])
-}
-
-/// The linear address of an operand that a mask governs. Nothing is checked where nothing is accessed.
-#[inline(always)]
-fn masked_address(c: &mut Vcpu, i: &Insn, s: &Stub) -> Result<u64> {
-    let ea = c.ea(i);
-    if !s.whole && mask_of(c, s) == 0 && (s.align <= 1 || host_rules().empty_mask_unaligned) {
-        return Ok(c.seg_path[(i.mem.seg & 7) as usize].base.wrapping_add(ea) & c.hot.linear_mask);
-    }
-    // Limit checks are for what is accessed; segments are flat wherever AVX-512 is in use.
-    let gva = c.linear(i.mem.seg, ea, 1, s.writes)?;
-    if s.align > 1 && gva & (s.align as u64 - 1) != 0 {
-        return c.gp0();
-    }
-    Ok(gva)
-}
-
-impl Vcpu {
-    /// Stores the elements of `b` whose bit in `k` is set, after all of them were found writable.
-    pub(crate) fn store_masked(&mut self, seg: u8, gva: u64, element: usize, k: u64, b: &[u8]) -> Result {
-        let access = softmmu::Access::write(self.cpl == 3);
-        let mut runs = [(0usize, 0usize); 33];
-        let mut count = 0;
-        let mut rest = k;
-        while rest != 0 && count < runs.len() {
-            let from = rest.trailing_zeros() as usize;
-            let len = (rest >> from).trailing_ones() as usize;
-            runs[count] = (from * element, len * element);
-            count += 1;
-            if from + len >= 64 {
-                break;
-            }
-            rest &= u64::MAX << (from + len);
-        }
-        let mask = self.hot.linear_mask;
-        for &(from, len) in &runs[..count] {
-            self.probe_lin(seg, gva.wrapping_add(from as u64) & mask, len as u64, access)?;
-        }
-        for &(from, len) in &runs[..count] {
-            if let Some(part) = b.get(from..from + len) {
-                self.write_bytes_lin(seg, gva.wrapping_add(from as u64) & mask, part)?;
-            }
-        }
-        Ok(())
-    }
-}
-
 /// SSE, AVX and AVX-512.
 fn vector<const UNIT: u8, const MEM: bool>(c: &mut Vcpu, i: &Insn) -> Result {
     match UNIT {
@@ -461,15 +356,13 @@ fn vector<const UNIT: u8, const MEM: bool>(c: &mut Vcpu, i: &Insn) -> Result {
     let mut buffer = Buffer([0; 64]);
     let mut gva = 0;
     if MEM {
-        gva = if UNIT == EVEX && s.masked != Masked::No {
-            masked_address(c, i, &s)?
+        if UNIT == EVEX && s.masked != Masked::No {
+            if s.reads {
+                masked::load(c, i, &s, &mut buffer)?;
+            }
         } else {
-            address(c, i, &s, UNIT == SSE)?
-        };
-        if s.reads {
-            if UNIT == EVEX && s.masked != Masked::No {
-                fetch_masked(c, i, &s, gva, &mut buffer)?;
-            } else {
+            gva = address(c, i, &s, UNIT == SSE)?;
+            if s.reads {
                 fetch(c, i, &s, gva, &mut buffer.0[..(s.size as usize).min(64)])?;
             }
         }
@@ -491,7 +384,7 @@ fn vector<const UNIT: u8, const MEM: bool>(c: &mut Vcpu, i: &Insn) -> Result {
     }
     if MEM && s.writes {
         let stored = if UNIT == EVEX && s.masked != Masked::No {
-            put_masked(c, i, &s, gva, &buffer)
+            masked::store(c, i, &s, &buffer)
         } else {
             put(c, i, &s, gva, &buffer.0[..(s.size as usize).min(64)])
         };

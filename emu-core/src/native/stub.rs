@@ -62,7 +62,7 @@ pub(super) struct Stub {
     pub(super) mxcsr: bool,
     /// The mask's rule.
     pub(super) masked: Masked,
-    /// The mask register.
+    /// The mask register, 0 for all elements.
     pub(super) mask: u8,
     /// Bytes of an element under the mask.
     pub(super) element: u8,
@@ -300,10 +300,11 @@ fn set_mask(stub: &mut Stub, insn: &Instruction, row: Row) {
         stub.checked = element;
     }
     let k = insn.op_mask();
-    if k == Register::None {
+    // VPCOMPRESS stores its elements one by one without a mask too.
+    if k == Register::None && !compress {
         return;
     }
-    stub.mask = (k.number() & 7) as u8;
+    stub.mask = if k == Register::None { 0 } else { (k.number() & 7) as u8 };
     stub.element = element;
     stub.count = (stub.size / element).max(1);
     let repeats = || (insn.op_register(0).size() / element as usize).clamp(1, 64) as u8;
