@@ -127,7 +127,7 @@ fn store_bytes(c: &mut Vcpu, i: &Insn, k: u64, data: &[u8]) -> Result {
             c.probe_lin(seg, gva, 8, Access::write(c.cpl == 3))?;
         }
     }
-    c.store_masked(To { seg, ea, wrap: i.mem.mask(), align: 1 }, 1, k, data)
+    c.store_masked(To { seg, ea, wrap: i.mem.mask(), align: 1, probe: false }, 1, k, data)
 }
 
 /// The width in bytes of a VEX or EVEX instruction's vectors.
@@ -171,8 +171,8 @@ fn masked_store<const SIZE: usize>(c: &mut Vcpu, i: &Insn) -> Result {
     let w = width(i);
     let k = signs(&c.xsave.vector(i.r[1], w)[..w], SIZE);
     let data = c.xsave.vector(i.r[2], w);
-    let to =
-        To { seg: i.mem.seg, ea: c.ea(i), wrap: i.mem.mask(), align: host_rules().element_alignment(SIZE) };
+    let align = host_rules().element_alignment(SIZE);
+    let to = To { seg: i.mem.seg, ea: c.ea(i), wrap: i.mem.mask(), align, probe: false };
     c.store_masked(to, SIZE, k, &data[..w])
 }
 
@@ -220,6 +220,8 @@ struct Vsib {
     index: usize,
     element: usize,
     count: usize,
+    /// Of the vector of indices.
+    bytes: usize,
     indices: [u8; 64],
 }
 
@@ -250,7 +252,7 @@ impl Vsib {
             _ => 4,
         };
         let count = (bytes / index).min(data / element);
-        Vsib { index, element, count, indices: c.xsave.vector(i.mem.vsib, bytes) }
+        Vsib { index, element, count, bytes, indices: c.xsave.vector(i.mem.vsib, bytes) }
     }
 
     fn ea(&self, c: &Vcpu, i: &Insn, n: usize) -> u64 {
@@ -344,7 +346,8 @@ fn gather_evex(c: &mut Vcpu, i: &Insn) -> Result {
     }
     let w = data_width(i.code.op_code().op0_kind());
     let v = Vsib::of(c, i, w);
-    let mut data = c.xsave.vector(i.r[0], w);
+    // What a fault leaves is cleared above the wider of the two vectors, completion clears above the elements.
+    let mut data = c.xsave.vector(i.r[0], w.max(v.bytes));
     let mut mask = c.xsave.opmask(k);
     let size = v.element;
     let mut loaded = false;

@@ -71,10 +71,10 @@ pub(super) fn load(c: &mut Vcpu, i: &Insn, s: &Stub, b: &mut Buffer) -> Result {
     Ok(())
 }
 
-/// Writes the operand's elements, all checked first.
+/// Writes the operand's elements, all checked first; with `probe` nothing is written.
 #[cold]
 #[inline(never)]
-pub(super) fn store(c: &mut Vcpu, i: &Insn, s: &Stub, b: &Buffer) -> Result {
+pub(super) fn store(c: &mut Vcpu, i: &Insn, s: &Stub, b: &Buffer, probe: bool) -> Result {
     let k = elements(c, s);
     let (ea, seg) = (c.ea(i), i.mem.seg);
     let (element, size) = (s.element as usize, (s.size as usize).min(64));
@@ -86,7 +86,8 @@ pub(super) fn store(c: &mut Vcpu, i: &Insn, s: &Stub, b: &Buffer) -> Result {
         c.check_aligned(gva, size as u64, s.checked as u64)?;
         c.probe_lin(seg, gva, size as u64, Access::write(c.cpl == 3))?;
     }
-    let to = To { seg, ea, wrap: u64::MAX, align: s.checked as u64 };
+    let align = if s.whole { 1 } else { s.checked as u64 };
+    let to = To { seg, ea, wrap: u64::MAX, align, probe };
     c.store_masked(to, element, k, &b.0[..size])
 }
 
@@ -101,6 +102,8 @@ pub(crate) struct To {
     pub(crate) wrap: u64,
     /// What #AC looks for.
     pub(crate) align: u64,
+    /// Check only.
+    pub(crate) probe: bool,
 }
 
 impl Vcpu {
@@ -134,6 +137,7 @@ impl Vcpu {
             count += 1;
             n += len;
         }
+        let count = if to.probe { 0 } else { count };
         for &(gva, from, len) in runs.iter().take(count) {
             if let Some(part) = b.get(from..from + len) {
                 self.write_bytes_lin(to.seg, gva, part)?;

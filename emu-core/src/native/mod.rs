@@ -301,7 +301,20 @@ fn check_alignment(c: &mut Vcpu, i: &Insn, s: &Stub, ea: u64, legacy: bool) -> R
 fn address(c: &mut Vcpu, i: &Insn, s: &Stub, legacy: bool) -> Result<u64> {
     let ea = c.ea(i);
     check_alignment(c, i, s, ea, legacy)?;
-    c.linear(i.mem.seg, ea, s.size as u64, s.writes)
+    let gva = c.linear(i.mem.seg, ea, s.size as u64, s.writes);
+    if gva.is_err() && s.writes && s.size == 64 {
+        // Of a store of 64 bytes the first half's faults come before the other's.
+        let first = c.linear(i.mem.seg, ea, 32, true)?;
+        c.probe_lin(i.mem.seg, first, 32, softmmu::Access::write(c.cpl == 3))?;
+    }
+    gva
+}
+
+/// The faults that a store would have.
+#[cold]
+fn storable(c: &mut Vcpu, i: &Insn, s: &Stub, gva: u64) -> Result {
+    c.check_aligned(gva, s.size as u64, s.checked as u64)?;
+    c.probe_lin(i.mem.seg, gva, s.size as u64, softmmu::Access::write(c.cpl == 3))
 }
 
 #[inline(always)]
@@ -374,17 +387,22 @@ fn vector<const UNIT: u8, const MEM: bool>(c: &mut Vcpu, i: &Insn) -> Result {
     let out = call(c, &s, &mut buffer);
     if s.mxcsr && out & FAULT != 0 {
         if MEM && s.writes {
-            // A fault of the operand comes first.
-            let after = c.xsave.mxcsr();
-            c.xsave.set_mxcsr(mxcsr);
-            c.probe_lin(i.mem.seg, gva, s.size as u64, softmmu::Access::write(c.cpl == 3))?;
-            c.xsave.set_mxcsr(after);
+            // VCVTPS2PH: the faults of its store come first.
+            let storable = if UNIT == EVEX && s.masked != Masked::No {
+                masked::store(c, i, &s, &buffer, true)
+            } else {
+                storable(c, i, &s, gva)
+            };
+            if storable.is_err() {
+                c.xsave.set_mxcsr(mxcsr);
+                return storable;
+            }
         }
         return simd_exception(c);
     }
     if MEM && s.writes {
         let stored = if UNIT == EVEX && s.masked != Masked::No {
-            masked::store(c, i, &s, &buffer)
+            masked::store(c, i, &s, &buffer, false)
         } else {
             put(c, i, &s, gva, &buffer.0[..(s.size as usize).min(64)])
         };
