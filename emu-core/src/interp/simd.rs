@@ -110,7 +110,12 @@ fn maskmovq(c: &mut Vcpu, i: &Insn) -> Result {
     let (a, b) = if i.kinds[0] == OperandKind::MaskDst { (i.r[1], i.r[2]) } else { (i.r[0], i.r[1]) };
     let data = c.mm(a).to_le_bytes();
     let k = signs(&c.mm(b).to_le_bytes(), 1);
-    // Before a fault too, as on the host.
+    // Processors of AMD do so before a fault too.
+    if !host_rules().maskmov_reaches_all {
+        store_bytes(c, i, k, &data)?;
+        c.enter_mmx();
+        return Ok(());
+    }
     c.enter_mmx();
     store_bytes(c, i, k, &data)
 }
