@@ -274,7 +274,7 @@ fn attend(shared: &Shared<'_>, progress: &mut dyn FnMut(Progress) -> bool, done:
             shared.stop.store(true, Ordering::Relaxed);
         }
         step += 1;
-        if step % 5 == 0 {
+        if step.is_multiple_of(5) {
             let of_time = shared.plan.time.map(|t| elapsed.as_secs_f64() / t.as_secs_f64());
             let fraction = match (of_time, shared.schedule.fraction()) {
                 (Some(a), Some(b)) => Some(a.max(b)),
