@@ -10,9 +10,14 @@ use core::ffi::{CStr, c_char};
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::{Acquire, Release};
 
+/// A note lies at a file's beginning, and is aligned to 4 bytes.
+#[repr(C, align(4))]
+struct Note([u8; MARK.len() + BUILD_ID.len()]);
+
 /// By which `softkvm exec` knows a library of its own build.
 #[used]
-static MARKED_ID: [u8; MARK.len() + BUILD_ID.len()] = {
+#[unsafe(link_section = ".note.softkvm")]
+static MARKED_ID: Note = Note({
     let mut text = [0; MARK.len() + BUILD_ID.len()];
     let mut n = 0;
     while n < MARK.len() {
@@ -24,7 +29,7 @@ static MARKED_ID: [u8; MARK.len() + BUILD_ID.len()] = {
         n += 1;
     }
     text
-};
+});
 
 const NAMES: [&str; 4] = [PRELOAD, EXEC, TRACE, CPUID];
 /// Longer strings are not kept: a path has at most 4,096 bytes.

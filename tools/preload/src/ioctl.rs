@@ -63,7 +63,10 @@ fn perform(held: &Held, request: u32, arg: u64, inside: &mut Inside) -> Result<i
             // As the kernel: close-on-exec, readable and writable.
             registry::add(Held::Vm(Arc::new(vm)), libc::O_RDWR | libc::O_CLOEXEC)
         }
-        Answer::Vcpu(vcpu) => registry::add(Held::Vcpu(Arc::new(vcpu), arg), libc::O_RDWR | libc::O_CLOEXEC),
+        Answer::Vcpu(vcpu) => {
+            let Held::Vm(vm) = held else { return Err(Errno::EINVAL) };
+            registry::add(Held::Vcpu(Arc::new(vcpu), arg, vm.clone()), libc::O_RDWR | libc::O_CLOEXEC)
+        }
     }
 }
 

@@ -40,5 +40,5 @@ pub const BUILD_ID: &str = match core::str::from_utf8(&ID) {
     Err(_) => panic!("hex digits are UTF-8"),
 };
 
-/// What stands before [`BUILD_ID`] in the library's file.
-pub const MARK: &[u8] = b"softkvm-build-id:";
+/// What stands before [`BUILD_ID`] in the library's file: the head of an ELF note of type 1 with 16 bytes, named softkvm.
+pub const MARK: &[u8] = b"\x08\0\0\0\x10\0\0\0\x01\0\0\0softkvm\0";

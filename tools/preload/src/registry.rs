@@ -28,8 +28,8 @@ pub enum Held {
     System(Arc<Kvm>),
     /// A VM.
     Vm(Arc<VmFd>),
-    /// A vCPU, whose file is its run page, and the name of its descriptor.
-    Vcpu(Arc<VcpuFd>, u64),
+    /// A vCPU, whose file is its run page, with its id and the VM that it keeps alive.
+    Vcpu(Arc<VcpuFd>, u64, Arc<VmFd>),
 }
 
 impl Held {
@@ -38,7 +38,7 @@ impl Held {
         match self {
             Held::System(o) => Object::System(o),
             Held::Vm(o) => Object::Vm(o),
-            Held::Vcpu(o, _) => Object::Vcpu(o),
+            Held::Vcpu(o, ..) => Object::Vcpu(o),
         }
     }
 
@@ -47,7 +47,7 @@ impl Held {
         match self {
             Held::System(_) => "/dev/kvm".into(),
             Held::Vm(_) => "anon_inode:kvm-vm".into(),
-            Held::Vcpu(_, id) => format!("anon_inode:kvm-vcpu:{id}"),
+            Held::Vcpu(_, id, _) => format!("anon_inode:kvm-vcpu:{id}"),
         }
     }
 }
@@ -163,7 +163,7 @@ pub fn add(held: Held, flags: i32) -> Result<i32> {
     let file = match &held {
         Held::System(_) => memfd(c"softkvm-system")?,
         Held::Vm(_) => memfd(c"softkvm-vm")?,
-        Held::Vcpu(v, _) => std::os::fd::AsRawFd::as_raw_fd(v.run_mapping().file()),
+        Held::Vcpu(v, ..) => std::os::fd::AsRawFd::as_raw_fd(v.run_mapping().file()),
     };
     let mut entry = Entry { held, file, immortal: false };
     let mut name = [0; 32];
@@ -251,16 +251,15 @@ pub fn invalidate(start: u64, len: u64) {
     if !o.guest_memory.read().iter().any(|&(s, e)| start < e && s < end) {
         return;
     }
-    let vms: Vec<_> = o
-        .by_identity
-        .read()
-        .values()
-        .filter_map(|e| match &e.held {
-            Held::Vm(vm) => Some(vm.backend().clone()),
-            _ => None,
-        })
-        .collect();
+    let mut vms: Vec<Arc<VmFd>> = Vec::new();
+    for e in o.by_identity.read().values() {
+        if let Held::Vm(vm) | Held::Vcpu(_, _, vm) = &e.held
+            && !vms.iter().any(|v| Arc::ptr_eq(v, vm))
+        {
+            vms.push(vm.clone());
+        }
+    }
     for vm in vms {
-        vm.invalidate_hva(start, len);
+        vm.backend().invalidate_hva(start, len);
     }
 }

@@ -233,7 +233,7 @@ fn outcome(line: &mut String, held: &Held, request: u32, arg: u64, result: &Resu
             let _ = msrs(line, &call, true);
         }
         KVM_RUN => {
-            if let Held::Vcpu(v, _) = held {
+            if let Held::Vcpu(v, ..) = held {
                 exit(line, &**v.run_mapping());
             }
         }

@@ -2,6 +2,7 @@
 
 use super::protocol::{BUILD_ID, MARK};
 use crate::outcome::Failure;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 const NAME: &str = "libsoftkvm.so";
@@ -14,7 +15,7 @@ pub fn find() -> Result<PathBuf, Failure> {
     let places = [here.join(NAME), here.join("../lib/softkvm").join(NAME), here.join("deps").join(NAME)];
     let (mut ours, mut other) = (None, None);
     for place in &places {
-        match std::fs::read(place) {
+        match begin(place) {
             Ok(bytes) if is_ours(&bytes) => {
                 let age = place.metadata().and_then(|m| m.modified()).ok();
                 if ours.as_ref().is_none_or(|(newest, _)| age > *newest) {
@@ -32,6 +33,13 @@ pub fn find() -> Result<PathBuf, Failure> {
         Some(place) => format!("{} is of another build than this program", place.display()),
         None => format!("{NAME} is neither in {} nor in ../lib/softkvm beside it", here.display()),
     }))
+}
+
+/// So much of the file as holds its notes.
+fn begin(file: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(file)?.take(64 << 10).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn is_ours(library: &[u8]) -> bool {
