@@ -559,3 +559,62 @@ fn mmx_masked_move_and_non_temporal_stores() {
     rig.step(&[0x0f, 0xc3, 0x4f, 0x04]).unwrap();
     assert_eq!(rig.read_u64(DATA), 0x5566_7788_5566_7788);
 }
+
+/// Whether a mask suppresses faults is the exception class's (SDM vol. 2A, 2.8), and its elements are the result's.
+#[test]
+fn what_a_mask_suppresses() {
+    if !xstate::host_has_avx512() {
+        println!("skipped: no AVX-512 here");
+        return;
+    }
+    let mut rig = Rig::new(Mode::Long);
+    let page = DATA + 0x1000;
+    rig.unmap(page);
+    rig.cpu().xsave.set_opmask(2, 0);
+    rig.cpu().xsave.set_opmask(3, 0b1010_1010);
+    rig.set(Gpr::Rbx, page);
+    // Class E4 with an empty mask: nothing is read. E4NF and E6NF: all is.
+    rig.step(&code(|a| a.vpslld(zmm1.k2(), zmmword_ptr(rbx), 3))).unwrap();
+    rig.step(&code(|a| a.vpdpbusd(zmm1.k2(), zmm2, zmmword_ptr(rbx)))).unwrap();
+    let faults = |e| matches!(e, Err(Stop::Exception(Exception { vector: Vector::Pf, .. })));
+    assert!(faults(rig.step(&code(|a| a.vpslld(zmm1.k2(), zmm1, xmmword_ptr(rbx))))));
+    assert!(faults(rig.step(&code(|a| a.vinserti32x4(zmm1.k2(), zmm1, xmmword_ptr(rbx), 1)))));
+    assert!(faults(rig.step(&code(|a| a.vextracti32x4(xmmword_ptr(rbx).k2(), zmm1, 1)))));
+    // VPMULDQ's elements are 64 bits although it multiplies 32: the second is at the end of the page.
+    rig.set(Gpr::Rbx, page - 16);
+    rig.cpu().xsave.set_opmask(4, 2);
+    rig.step(&code(|a| a.vpmuldq(zmm1.k4(), zmm2, zmmword_ptr(rbx)))).unwrap();
+    // A tuple's element is read if any of the elements that it becomes is wanted, here the odd ones.
+    rig.set(Gpr::Rbx, page - 4);
+    rig.step(&code(|a| a.vbroadcasti32x2(zmm1.k2(), qword_ptr(rbx)))).unwrap();
+    assert!(faults(rig.step(&code(|a| a.vbroadcasti32x2(zmm1.k3(), qword_ptr(rbx))))));
+}
+
+/// A VEX gather that faults: what it did stays, and nothing above its width is cleared yet.
+#[test]
+fn a_gather_that_faults_keeps_what_it_did() {
+    if !xstate::host_has_avx512() {
+        println!("skipped: no AVX-512 here");
+        return;
+    }
+    let mut rig = Rig::new(Mode::Long);
+    let page = DATA + 0x1000;
+    rig.unmap(page);
+    rig.write(page - 8, &[1, 2, 3, 4, 5, 6, 7, 8]);
+    rig.set(Gpr::Rbx, page - 8);
+    let wide = |low: [u64; 2]| {
+        let mut v = [0x77; 64];
+        v[..8].copy_from_slice(&low[0].to_le_bytes());
+        v[8..16].copy_from_slice(&low[1].to_le_bytes());
+        v
+    };
+    rig.cpu().xsave.set_vector(1, &wide([5, 6]));
+    rig.cpu().xsave.set_vector(2, &wide([1 << 63 | 9, 1 << 63 | 9]));
+    // Indices 0 and 8.
+    rig.cpu().xsave.set_vector(3, &wide([0, 8]));
+    // vgatherqpd xmm1, [rbx+xmm3], xmm2
+    let e = rig.step(&[0xc4, 0xe2, 0xe9, 0x93, 0x0c, 0x1b]);
+    assert!(matches!(e, Err(Stop::Exception(e)) if e.vector == Vector::Pf));
+    assert_eq!(rig.cpu().xsave.vector(1, 64), wide([0x0807_0605_0403_0201, 6]));
+    assert_eq!(rig.cpu().xsave.vector(2, 64), wide([0, 1 << 63 | 9]));
+}
