@@ -15,6 +15,7 @@ use kvm_ioctls::{HypercallExit, MsrExitReason, ReadMsrExit, VcpuExit, WriteMsrEx
 use memmap2::MmapRaw;
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A memfd of `size` zeroed bytes, which keeps its size: no mapping of it can lose its memory.
 fn sealed_memfd(name: &core::ffi::CStr, size: usize) -> Result<File> {
@@ -75,6 +76,7 @@ impl RunPage for RingMapping {
 pub struct RunMapping {
     map: MmapRaw,
     file: File,
+    polled: AtomicBool,
 }
 
 impl RunMapping {
@@ -98,12 +100,18 @@ impl RunMapping {
         if at == libc::MAP_FAILED {
             return Err(std::io::Error::last_os_error().into());
         }
-        Ok(RunMapping { map, file })
+        Ok(RunMapping { map, file, polled: AtomicBool::new(true) })
     }
 
     /// The memfd behind the first two pages; its third is not the ring.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// From the next KVM_RUN on, `immediate_exit` is looked at when it begins, and not while it lasts: for who ends it by
+    /// a kick. A halted vCPU then sleeps without a break.
+    pub fn stop_polling(&self) {
+        self.polled.store(false, Ordering::Relaxed);
     }
 
     /// Where the mapping begins.
@@ -254,6 +262,10 @@ impl RunPage for RunMapping {
 
     fn size(&self) -> usize {
         RUN_MMAP_SIZE
+    }
+
+    fn is_polled(&self) -> bool {
+        self.polled.load(Ordering::Relaxed)
     }
 }
 

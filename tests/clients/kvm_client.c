@@ -235,6 +235,34 @@ static void sockets(void)
     hello(&v);
 }
 
+/* The ring of coalesced MMIO is the VM's, behind each vCPU's own pages. */
+static void coalesced(void)
+{
+    /* mov [0x10],al; hlt */
+    static const unsigned char CODE[] = {0xb0, 0x5a, 0xa2, 0x10, 0x00, 0xf4};
+    struct vm v = make(CODE, sizeof CODE, 0);
+    struct kvm_sregs s;
+    CHECK(ioctl(v.vcpu, KVM_GET_SREGS, &s) == 0);
+    s.ds.base = 0x20000;
+    CHECK(ioctl(v.vcpu, KVM_SET_SREGS, &s) == 0);
+    struct kvm_coalesced_mmio_zone zone = {.addr = 0x20000, .size = 0x1000};
+    CHECK(ioctl(v.vm, KVM_REGISTER_COALESCED_MMIO, &zone) == 0);
+    int page = ioctl(v.kvm, KVM_CHECK_EXTENSION, KVM_CAP_COALESCED_MMIO);
+    CHECK(page > 0);
+    struct kvm_coalesced_mmio_ring *ring = (void *)((char *)v.run + page * 4096);
+    CHECK(ring->first == 0 && ring->last == 0);
+    CHECK(ioctl(v.vcpu, KVM_RUN, 0) == 0 && v.run->exit_reason == KVM_EXIT_HLT);
+    CHECK(ring->first == 0 && ring->last == 1);
+    struct kvm_coalesced_mmio *m = ring->coalesced_mmio;
+    CHECK(m->phys_addr == 0x20010 && m->len == 1 && m->data[0] == 0x5a);
+    /* The same page, mapped alone, and by another vCPU. */
+    struct kvm_coalesced_mmio_ring *alone = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, v.vcpu, page * 4096);
+    int second = ioctl(v.vm, KVM_CREATE_VCPU, 1);
+    char *other = mmap(0, v.size, PROT_READ | PROT_WRITE, MAP_SHARED, second, 0);
+    CHECK(alone != MAP_FAILED && alone->last == 1 && other != MAP_FAILED);
+    CHECK(((struct kvm_coalesced_mmio_ring *)(other + page * 4096))->last == 1);
+}
+
 /* ---- signals -------------------------------------------------------------------------------------- */
 
 static struct vm the;
@@ -671,7 +699,7 @@ static void threads(void)
 int main(int argc, char **argv)
 {
     static const struct { const char *name; void (*f)(void); } CASES[] = {
-        {"boot", boot}, {"fds", fds}, {"lifetimes", lifetimes}, {"forks", forks}, {"sockets", sockets},
+        {"boot", boot}, {"fds", fds}, {"lifetimes", lifetimes}, {"forks", forks}, {"sockets", sockets}, {"coalesced", coalesced},
         {"interrupted", interrupted}, {"jumps", jumps}, {"masks", masks}, {"ignored", ignored}, {"halted", halted},
         {"vanishing", vanishing}, {"faults", faults}, {"unopened", unopened}, {"facts", facts},
         {"filtered", filtered}, {"children", children}, {"threads", threads},

@@ -87,6 +87,7 @@ cases! {
     lifetimes "Two hundred VMs leave no descriptor.";
     forks "A child's copies give EIO and take nothing away; it may have KVM of its own.";
     sockets "A vCPU that travels through a socket.";
+    coalesced "The ring of coalesced MMIO, behind each vCPU's pages.";
     interrupted "EINTR, after the handler; the handler calls ioctls.";
     jumps "siglongjmp out of a handler.";
     masks "KVM_SET_SIGNAL_MASK: what is open only there stays pending, with its siginfo.";

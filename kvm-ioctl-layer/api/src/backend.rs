@@ -18,6 +18,10 @@ pub trait RunPage: Send + Sync {
     fn store(&self, offset: usize, from: &[u8]);
     /// Bytes of the whole mapping.
     fn size(&self) -> usize;
+    /// Whether `immediate_exit` is looked at during KVM_RUN too, and not at its entry alone, as a kernel does.
+    fn is_polled(&self) -> bool {
+        true
+    }
 }
 
 /// Where the data of a port access lies: the second page of the mapping.

@@ -364,7 +364,7 @@ impl SoftVcpu {
                 None => Err(Errno::EINTR),
             };
         }
-        if !self.watched.as_ref().is_some_and(|w| Arc::ptr_eq(w, page)) {
+        if p.is_polled() && !self.watched.as_ref().is_some_and(|w| Arc::ptr_eq(w, page)) {
             let watched = page.clone();
             self.processor.set_interrupt_hook(Box::new(move || (*watched).immediate_exit() != 0));
             self.watched = Some(page.clone());

@@ -94,10 +94,12 @@ pub unsafe fn intercept(nr: i64, a: [u64; 6]) -> i64 {
             r
         }
         libc::SYS_mmap => {
-            if a[3] as i32 & libc::MAP_ANONYMOUS == 0 && !mappable(a[4] as i32) {
-                return -i64::from(libc::ENODEV);
-            }
-            let r = native();
+            let ours = match a[3] as i32 & libc::MAP_ANONYMOUS {
+                // SAFETY: as the caller promises.
+                0 => unsafe { map_ours(a) },
+                _ => None,
+            };
+            let r = ours.unwrap_or_else(native);
             if a[3] as i32 & libc::MAP_FIXED != 0 && r >= 0 {
                 remapped(a[0], a[1]);
             }
@@ -225,14 +227,32 @@ fn link(r: i64, buffer: u64, len: u64) -> i64 {
     n as i64
 }
 
-/// Whether a descriptor may be mapped: of ours, only a vCPU's.
-fn mappable(fd: i32) -> bool {
-    if !raw::identity(fd).is_some_and(registry::may_be) {
-        return true;
+/// mmap of a descriptor of ours. A vCPU's third page is its VM's, and lies in another file; the others cannot be mapped.
+///
+/// # Safety
+///
+/// As mmap.
+unsafe fn map_ours(a: [u64; 6]) -> Option<i64> {
+    let [_, len, protection, flags, fd, offset] = a;
+    if !raw::identity(fd as i32).is_some_and(registry::may_be) {
+        return None;
     }
-    inside::within(|| match registry::find_fd(fd) {
-        Some((_, registry::Held::Vcpu(..))) | None => true,
-        Some(_) => false,
+    inside::within(|| {
+        let (_, held) = registry::find_fd(fd as i32)?;
+        let registry::Held::Vcpu(_, _, vm) = held else { return Some(-i64::from(libc::ENODEV)) };
+        // SAFETY: as the caller promises.
+        let at = unsafe { raw::syscall(libc::SYS_mmap, a) };
+        let ring = kvm_api::backend::COALESCED_PAGE_OFFSET as u64;
+        if at >= 0 && offset <= ring && ring < offset.saturating_add(len) {
+            let third = at as u64 + (ring - offset);
+            let file = std::os::fd::AsRawFd::as_raw_fd(vm.coalesced_ring().file());
+            let flags = flags | libc::MAP_FIXED as u64;
+            // SAFETY: a page of the mapping that has just been made, with the same rights.
+            unsafe {
+                sys!(SYS_mmap, third, kvm_ioctl_layer::run_page::RING_SIZE, protection, flags, file, 0)
+            };
+        }
+        Some(at)
     })
 }
 

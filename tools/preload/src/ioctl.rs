@@ -64,6 +64,8 @@ fn perform(held: &Held, request: u32, arg: u64, inside: &mut Inside) -> Result<i
             registry::add(Held::Vm(Arc::new(vm)), libc::O_RDWR | libc::O_CLOEXEC)
         }
         Answer::Vcpu(vcpu) => {
+            // A signal ends KVM_RUN here.
+            vcpu.run_mapping().stop_polling();
             let Held::Vm(vm) = held else { return Err(Errno::EINVAL) };
             registry::add(Held::Vcpu(Arc::new(vcpu), arg, vm.clone()), libc::O_RDWR | libc::O_CLOEXEC)
         }
