@@ -6,7 +6,7 @@
 //!
 //! Not here: caching, and what a block is entered under (see [`Context`]).
 
-use iced_x86::{Decoder, DecoderError, Instruction};
+use iced_x86::{Code, Decoder, DecoderError, Instruction};
 use x86_arch::exception::Vector;
 
 use crate::attrs::{Attr, attrs};
@@ -94,6 +94,11 @@ fn decode_at(
 ) -> Result<Insn, NeedsMoreBytes> {
     decoder.decode_out(raw);
     let bytes = bytes.get(start..).unwrap_or(&[]);
+    if raw.code() == Code::Pause
+        && let Some(exchange) = exchange_with_r8(bytes, raw.len(), context)
+    {
+        *raw = exchange;
+    }
     if raw.is_invalid() {
         let window = &bytes[..bytes.len().min(MAX_INSN_LEN)];
         if let Some(len) = undefined_by_opcode(window, context.mode) {
@@ -122,6 +127,21 @@ fn decode_at(
             Ok(Insn::new_fault(vector, &bytes[..len], context.mode))
         }
     }
+}
+
+/// F3 90 is PAUSE, but with REX.B it is XCHG of R8 and rAX, as 90 alone is (SDM vol. 2B, NOP and XCHG). iced
+/// calls both PAUSE.
+#[cold]
+fn exchange_with_r8(bytes: &[u8], len: usize, context: &Context<'_>) -> Option<Instruction> {
+    let mut bytes = bytes.get(..len)?.to_vec();
+    let rex = *bytes.get(len.checked_sub(2)?)?;
+    if context.mode != CpuMode::Bits64 || rex & 0xf1 != 0x41 {
+        return None;
+    }
+    // CS, which means nothing here.
+    bytes.iter_mut().filter(|byte| **byte == 0xf3).for_each(|byte| *byte = 0x2e);
+    let options = context.cpuid.decoder_options();
+    Some(Decoder::with_ip(context.mode.bitness(), &bytes, 0, options).decode())
 }
 
 /// If these bytes, which iced called invalid or incomplete, begin with an undefined opcode: how many they are with

@@ -37,6 +37,8 @@ fn legal(code: Code, mode: Mode, vendor: Vendor) -> Option<bool> {
         Mnemonic::Sysexit | Mnemonic::Sysexitq if amd && matches!(mode, Mode::Long | Mode::Compat) => {
             return None;
         }
+        // With VEX.W they are VPEXTRQ and VPINSRQ, which 64-bit mode alone has.
+        Mnemonic::Vpextrd | Mnemonic::Vpinsrd if mode != Mode::Long => return None,
         // A register operand of 0F 0D is #UD on AMD's.
         Mnemonic::Reservednop if amd => return None,
         Mnemonic::Sysenter | Mnemonic::Sysexit | Mnemonic::Sysexitq => {

@@ -105,7 +105,14 @@ fn jmp_m<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
 
 #[inline(always)]
 fn call<T: Int>(c: &mut Vcpu, target: u64) -> Result {
-    let t = c.near_target(target, T::BYTES as u8)?;
+    let t = match c.near_target(target, T::BYTES as u8) {
+        Ok(t) => t,
+        Err(stop) => {
+            // A stack that cannot take the return address comes first.
+            c.probe_write(Seg::Ss as u8, c.rsp().wrapping_sub(T::BYTES) & c.stack_mask(), T::BYTES)?;
+            return Err(stop);
+        }
+    };
     let next = T::from_u64(c.rip());
     c.push(next)?;
     c.set_rip(t);

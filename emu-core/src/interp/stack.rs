@@ -171,7 +171,9 @@ fn enter<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
     c.check_operand_alignment(SS, frame, T::BYTES, T::BYTES)?;
     // A write there must be possible, although none is made (SDM vol. 2, ENTER). If it is not, that is found after the
     // pushes, whose bytes stay beyond the stack pointer.
-    let end = c.probe_write(SS, bottom, T::BYTES);
+    let end = c
+        .check_operand_alignment(SS, bottom, T::BYTES, T::BYTES)
+        .and_then(|_| c.probe_write(SS, bottom, T::BYTES));
     if !matches!(end, Ok(_) | Err(Stop::Exception(_))) {
         return end.map(|_| ());
     }

@@ -123,8 +123,10 @@ fn cache_line(c: &mut Vcpu, i: &Insn) -> Result {
 
 /// CLZERO: the cache line that rAX points into.
 fn clzero(c: &mut Vcpu, i: &Insn) -> Result {
-    let ea = c.hot.regs[RAX as usize] & i.mem.mask() & !63;
-    c.write_bytes(i.mem.seg, ea, &[0; 64])
+    let ea = c.hot.regs[RAX as usize] & i.mem.mask();
+    // The line is that of the linear address (APM vol. 3, CLZERO).
+    let gva = c.linear(i.mem.seg, ea, 1, true)? & !63;
+    c.write_bytes_lin(i.mem.seg, gva, &[0; 64])
 }
 
 fn invlpg(c: &mut Vcpu, i: &Insn) -> Result {

@@ -488,7 +488,7 @@ fn fx<const UNIT: u8>(c: &mut Vcpu, i: &Insn) -> Result {
             put(c, i, &s, gva, &buffer.0[..(s.size as usize).min(64)])?;
         } else {
             // Nothing is stored, but a fault of the operand comes before the exception.
-            c.probe_lin(i.mem.seg, gva, s.size as u64, softmmu::Access::write(c.cpl == 3))?;
+            storable(c, i, &s, gva)?;
         }
     }
     commit_fx(c, UNIT != X87);

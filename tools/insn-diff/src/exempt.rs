@@ -170,6 +170,7 @@ fn lacks(insn: &Instruction) -> bool {
 /// Exception vectors that matter here.
 const DB: u8 = 1;
 const UD: u8 = 6;
+const AC: u8 = 17;
 const TS: u8 = 10;
 const GP: u8 = 13;
 const PF: u8 = 14;
@@ -212,19 +213,21 @@ pub fn mask(case: &Case, insn: &Instruction, oracle: &Outcome, engine: &Outcome)
     {
         mask.everything = Some(row.why);
     }
-    // An instruction of class software (docs/cpuid.md) is offered whether the host has it or not.
+    // An instruction of class software (docs/cpuid.md) is offered whether the host has it or not. And a hypervisor below the
+    // host may answer for an instruction that its CPUID denies.
     let undefined = |o: &Outcome| o.vector == UD && o.rip == case.rip();
-    if undefined(oracle) && !undefined(engine) && lacks(insn) {
+    if undefined(oracle) != undefined(engine) && lacks(insn) {
         mask.everything = Some("the host's processor does not have the instruction");
     }
     // The SDM leaves open what is reported of several faults that a far transfer meets.
-    let faulted = |o: &Outcome| matches!(o.vector, TS..=PF) && o.rip == case.rip();
-    // docs/deviations.md, "far CALL to compatibility mode".
-    let high_stack = insn.is_call_far_indirect() && case.gpr[4] >> 32 != 0 && case.bits == Bits::Bits64;
-    if high_stack && faulted(engine) && !faulted(oracle) {
-        mask.everything = Some("the stack of a far CALL to compatibility mode");
+    let faulted = |o: &Outcome| matches!(o.vector, TS..=PF | AC) && o.rip == case.rip();
+    // docs/deviations.md, "far CALL between 64-bit and compatibility mode".
+    let calls = insn.is_call_far() || insn.is_call_far_indirect();
+    let other = |o: &Outcome| (o.selectors[1] == layout::CODE64) != (case.bits == Bits::Bits64);
+    if calls && (other(oracle) || other(engine)) {
+        mask.everything = Some("the stack of a far CALL that changes the mode");
     }
-    if compares_strings(insn) && faulted(oracle) && faulted(engine) && oracle.vector != engine.vector {
+    if compares_strings(insn) && faulted(oracle) && faulted(engine) {
         mask.everything = Some("which operand is looked at first");
     }
     if is_far(insn) && faulted(oracle) && faulted(engine) && oracle.gpr == engine.gpr {
@@ -235,14 +238,22 @@ pub fn mask(case: &Case, insn: &Instruction, oracle: &Outcome, engine: &Outcome)
     if matches!(insn.mnemonic(), M::Loope | M::Loopne) && prefix {
         mask.everything = Some("a reserved prefix");
     }
+    // Linux's own data segment of the processor's number, whose descriptor is the kernel's.
+    if oracle.selectors.iter().any(|selector| selector & !7 == 0x78) {
+        mask.everything = Some("a selector of the host's kernel");
+    }
+    if engine.vector == UD && engine.rip == case.rip() && reserved_vex_bit(case, insn) {
+        mask.everything = Some("the SDM says #UD for a reserved VEX bit, the host ignores it");
+    }
     // docs/deviations.md, "undefined encodings of more than 15 bytes".
     let fault = |o: &Outcome, vector: u8| o.vector == vector && o.error_code == 0 && o.rip == case.rip();
-    if insn.is_invalid() && case.bytes.len() >= 15 && fault(oracle, GP) && fault(engine, UD) {
+    let nothing = insn.is_invalid() || matches!(insn.mnemonic(), M::Ud0 | M::Ud1);
+    let both = |one, other| fault(oracle, one) && fault(engine, other);
+    if nothing && case.bytes.len() >= 15 && (both(GP, UD) || both(UD, GP)) {
         mask.everything = Some("whether it is undefined or too long");
     }
     // How much of an encoding without meaning is fetched: #UD, or #PF for what lies on the next page.
     let fetch = |o: &Outcome| o.vector == PF && o.error_code & 0x10 != 0;
-    let nothing = insn.is_invalid() || matches!(insn.mnemonic(), M::Ud0 | M::Ud1);
     if nothing && (fetch(oracle) && undefined(engine) || undefined(oracle) && fetch(engine)) {
         mask.everything = Some("how many bytes of an undefined encoding are fetched");
     }
@@ -298,11 +309,36 @@ pub fn mask(case: &Case, insn: &Instruction, oracle: &Outcome, engine: &Outcome)
     mask
 }
 
-/// Whether an instruction is invalid for EVEX.V' = 0 outside 64-bit mode, or for EVEX.b = 1 with a register in
-/// ModRM.r/m where it means nothing, and for nothing else (SDM vol. 2A, tables 2-36 and 2-39).
+/// Whether an instruction is invalid only for VEX.R, X or B beside an opmask register, of which there are eight, or for
+/// VEX.W (docs/deviations.md, "reserved VEX bits").
+fn reserved_vex_bit(case: &Case, insn: &Instruction) -> bool {
+    let prefix = |byte: &u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x67);
+    let Some(at) = case.bytes.iter().position(|byte| !prefix(byte)) else { return false };
+    let with = |change: &dyn Fn(&mut [u8])| {
+        let mut without = case.clone();
+        change(&mut without.bytes[at..]);
+        operand::decode(&without)
+    };
+    let opmask = |clean: &Instruction| (0..clean.op_count()).any(|n| clean.op_register(n).is_k());
+    if !insn.is_invalid() || case.bytes.len() < at + 3 {
+        return false;
+    }
+    match case.bytes[at] {
+        0xc4 => {
+            let wide = with(&|bytes| bytes[2] ^= 0x80);
+            opmask(&with(&|bytes| bytes[1] |= 0xe0)) || !wide.is_invalid()
+        }
+        0xc5 => opmask(&with(&|bytes| bytes[1] |= 0x80)),
+        _ => false,
+    }
+}
+
+/// Whether an instruction is invalid for EVEX.V' = 0 outside 64-bit mode, for EVEX.b = 1 with a register in
+/// ModRM.r/m where it means nothing, or for EVEX.z = 1 without a mask, and for nothing else (SDM vol. 2A, tables 2-36 and 2-39).
 pub fn reserved_evex_bit(case: &Case, insn: &Instruction) -> bool {
     const V: u8 = 1 << 3;
     const B: u8 = 1 << 4;
+    const Z: u8 = 1 << 7;
     let prefix = |byte: &u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x67);
     let Some(at) = case.bytes.iter().position(|byte| !prefix(byte)) else { return false };
     let (Some(0x62), Some(p2), Some(modrm)) =
@@ -310,19 +346,20 @@ pub fn reserved_evex_bit(case: &Case, insn: &Instruction) -> bool {
     else {
         return false;
     };
-    let mut reserved = 0;
-    if case.bits != Bits::Bits64 && p2 & V == 0 {
-        reserved |= V;
-    }
-    if p2 & B != 0 && modrm >> 6 == 3 {
-        reserved |= B;
-    }
-    if !insn.is_invalid() || reserved == 0 {
-        return false;
-    }
-    let mut without = case.clone();
-    without.bytes[at + 3] ^= reserved;
-    !operand::decode(&without).is_invalid()
+    let candidates = [
+        (V, case.bits != Bits::Bits64 && p2 & V == 0),
+        (B, p2 & B != 0 && modrm >> 6 == 3),
+        (Z, p2 & Z != 0 && p2 & 7 == 0),
+    ];
+    let reserved: u8 = candidates.iter().filter(|(_, set)| *set).map(|(bit, _)| bit).sum();
+    // Some of them, or all: a bit may have a meaning beside another that has none.
+    let subsets = (1..=u8::MAX).filter(|bits| bits & !reserved == 0);
+    insn.is_invalid()
+        && subsets.into_iter().any(|bits| {
+            let mut without = case.clone();
+            without.bytes[at + 3] ^= bits;
+            !operand::decode(&without).is_invalid()
+        })
 }
 
 fn apply(what: What, case: &Case, insn: &Instruction, mask: &mut Mask) {

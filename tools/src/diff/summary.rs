@@ -19,6 +19,8 @@ pub struct Summary<'a> {
     failures: Vec<Value>,
     /// Failing cases that were counted only.
     more: u64,
+    /// Cases that differed once only.
+    unsteady: u64,
     no_oracle: Value,
     coverage: Vec<Value>,
     #[serde(skip)]
@@ -35,6 +37,7 @@ impl<'a> Summary<'a> {
             mismatches: report.mismatches(),
             failures: report.failures.values().map(failure_json).collect(),
             more: report.more,
+            unsteady: report.unsteady,
             no_oracle: json!(report.no_oracle),
             coverage: report.denominators.iter().map(|d| report.coverage.to_json(d)).collect(),
             report,
@@ -59,6 +62,13 @@ impl<'a> Summary<'a> {
         }
         if self.more != 0 {
             let _ = writeln!(out, "{} more failing cases, of other instructions (--failures)", self.more);
+        }
+        if self.unsteady != 0 {
+            let _ = writeln!(
+                out,
+                "{} cases differed once and agreed when they were repeated (what a context switch of the host loses)",
+                self.unsteady
+            );
         }
         let _ = write!(out, "{} cases in {:.0} s, seed {}: ", self.cases, self.seconds, self.seed);
         let _ = match self.mismatches {

@@ -19,6 +19,7 @@ use memory::Memory;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Why the engine cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +58,9 @@ const CR4: u64 = 1 << 3 | 1 << 5 | 1 << 9 | 1 << 10;
 const EFER: u64 = 0xd01;
 const TF: u64 = 1 << 8;
 const IF: u64 = 1 << 9;
+
+/// A kick ends a case that has run for so long.
+pub const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// A VM that executes cases.
 pub struct Engine {
@@ -196,12 +200,19 @@ impl Engine {
         }
         self.enter(case)?;
         self.watch.0.executed.fetch_add(1, Ordering::Relaxed);
-        let ending = match self.vcpu.run() {
-            Ok(VcpuExit::Hlt) => None,
-            Ok(VcpuExit::Intr) => Some(Ending::Hung),
-            Ok(exit) => Some(Ending::Exit(format!("{exit:?}"))),
-            Err(error) if error.errno() == libc::EINTR => Some(Ending::Hung),
-            Err(error) => Some(Ending::Exit(format!("KVM_RUN: {error}"))),
+        let begun = Instant::now();
+        let ending = loop {
+            let interrupted = match self.vcpu.run() {
+                Ok(VcpuExit::Hlt) => break None,
+                Ok(VcpuExit::Intr) => true,
+                Ok(exit) => break Some(Ending::Exit(format!("{exit:?}"))),
+                Err(error) if error.errno() == libc::EINTR => true,
+                Err(error) => break Some(Ending::Exit(format!("KVM_RUN: {error}"))),
+            };
+            // A kick that was meant for the case before, which came to its end meanwhile, is none for this one.
+            if interrupted && begun.elapsed() > PATIENCE {
+                break Some(Ending::Hung);
+            }
         };
         self.watch.0.executed.fetch_add(1, Ordering::Relaxed);
         let changed = self.memory_changes()?;

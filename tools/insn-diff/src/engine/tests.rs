@@ -126,6 +126,9 @@ fn an_endless_case_ends_by_a_kick() {
         while watch.progress() & 1 == 0 {
             std::thread::yield_now();
         }
+        // Too early: it is not believed.
+        watch.kick();
+        std::thread::sleep(2 * PATIENCE);
         watch.kick();
     });
     assert_eq!(engine.execute(&c).expect("no error"), Err(Ending::Hung));
