@@ -263,6 +263,14 @@ fn present(c: &Vcpu, n: usize, size: usize) -> usize {
     }
 }
 
+/// Where an area with these components ends.
+fn area_end(components: u64, format: Option<u64>) -> usize {
+    EXTENDED
+        .filter(|n| components >> n & 1 != 0)
+        .filter_map(|n| place(n, format))
+        .fold(xsave::HEADER_END, |end, (at, size)| end.max(at + size))
+}
+
 fn save<const FORM: u8, const WIDE: bool>(c: &mut Vcpu, i: &Insn) -> Result {
     check_xsave(c)?;
     let supervisor = FORM == SUPERVISOR;
@@ -273,12 +281,7 @@ fn save<const FORM: u8, const WIDE: bool>(c: &mut Vcpu, i: &Insn) -> Result {
     let rfbm = rfbm(c, supervisor);
     let seg = i.mem.seg;
     let used = in_use(c, compacted);
-    let placed = compacted.then_some(rfbm);
-    let end = EXTENDED
-        .filter(|n| rfbm >> n & 1 != 0)
-        .filter_map(|n| place(n, placed))
-        .fold(xsave::HEADER_END, |end, (at, size)| end.max(at + size));
-    let gva = area_at(c, i, end, 64, 1, true)?;
+    let gva = area_at(c, i, area_end(rfbm, compacted.then_some(rfbm)), 64, 1, true)?;
     // The first access is a write to the area's beginning.
     c.probe_lin(seg, gva, 1, softmmu::Access::write(c.cpl == 3))?;
     // What is written: everything requested, or what of it is in use.
@@ -402,6 +405,9 @@ fn restore<const SUP: bool, const WIDE: bool>(c: &mut Vcpu, i: &Insn) -> Result 
         }
         None
     };
+    // The limit is that of all that was asked for, in its initial state or not.
+    let ea = c.ea(i);
+    c.linear(seg, ea, area_end(rfbm, format) as u64, false)?;
     let load = rfbm & bv;
     let init = rfbm & !bv;
     for n in EXTENDED.filter(|n| load >> n & 1 != 0) {

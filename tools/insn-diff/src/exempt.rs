@@ -222,8 +222,12 @@ pub fn mask(case: &Case, insn: &Instruction, oracle: &Outcome, engine: &Outcome)
     // The SDM leaves open what is reported of several faults that a far transfer meets.
     let faulted = |o: &Outcome| matches!(o.vector, TS..=PF | AC) && o.rip == case.rip();
     // docs/deviations.md, "far CALL between 64-bit and compatibility mode".
-    let calls = insn.is_call_far() || insn.is_call_far_indirect();
     let other = |o: &Outcome| (o.selectors[1] == layout::CODE64) != (case.bits == Bits::Bits64);
+    if is_far(insn) && other(oracle) && other(engine) {
+        // Upper halves do not survive compatibility mode (SDM vol. 1, 3.4.1.1).
+        mask.gpr[4] |= 0xffff_ffff_0000_0000;
+    }
+    let calls = insn.is_call_far() || insn.is_call_far_indirect();
     if calls && (other(oracle) || other(engine)) {
         mask.everything = Some("the stack of a far CALL that changes the mode");
     }
@@ -309,7 +313,7 @@ pub fn mask(case: &Case, insn: &Instruction, oracle: &Outcome, engine: &Outcome)
     mask
 }
 
-/// Whether an instruction is invalid only for VEX.R, X or B beside an opmask register, of which there are eight, or for
+/// Whether an instruction is invalid only for VEX.R, X, B or vvvv beside an opmask register, of which there are eight, or for
 /// VEX.W (docs/deviations.md, "reserved VEX bits").
 fn reserved_vex_bit(case: &Case, insn: &Instruction) -> bool {
     let prefix = |byte: &u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x67);
@@ -326,9 +330,13 @@ fn reserved_vex_bit(case: &Case, insn: &Instruction) -> bool {
     match case.bytes[at] {
         0xc4 => {
             let wide = with(&|bytes| bytes[2] ^= 0x80);
-            opmask(&with(&|bytes| bytes[1] |= 0xe0)) || !wide.is_invalid()
+            let clean = with(&|bytes| {
+                bytes[1] |= 0xe0;
+                bytes[2] |= 0x40;
+            });
+            opmask(&clean) || !wide.is_invalid()
         }
-        0xc5 => opmask(&with(&|bytes| bytes[1] |= 0x80)),
+        0xc5 => opmask(&with(&|bytes| bytes[1] |= 0xc0)),
         _ => false,
     }
 }
