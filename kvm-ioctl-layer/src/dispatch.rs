@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(value(dispatch(system, KVM_GET_DEVICE_ATTR, address(&mut a), &OwnMemory)), Ok(0));
         assert_eq!(word & 3, 3, "x87 and SSE");
         let v = Object::Vcpu(&vcpu);
-        word = 0x1234_5678;
+        *core::hint::black_box(&mut word) = 0x1234_5678;
         assert_eq!(value(dispatch(v, KVM_SET_DEVICE_ATTR, address(&mut a), &OwnMemory)), Ok(0));
         word = 0;
         assert_eq!(value(dispatch(v, KVM_GET_DEVICE_ATTR, address(&mut a), &OwnMemory)), Ok(0));

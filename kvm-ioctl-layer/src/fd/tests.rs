@@ -491,3 +491,19 @@ fn an_immediate_exit_byte_set_from_outside_ends_a_loop() {
     assert_eq!(errno(g.vcpu.run()), libc::EINTR);
     t.join().unwrap();
 }
+
+#[test]
+fn the_largest_vcpu_id_can_be_told_once() {
+    let vm = Kvm::new().unwrap().create_vm().unwrap();
+    let tell = |n| {
+        let mut cap = kvm_enable_cap { cap: KVM_CAP_MAX_VCPU_ID, ..Default::default() };
+        cap.args[0] = n;
+        vm.enable_cap(&cap).map_err(|e| e.errno())
+    };
+    assert_eq!(tell(crate::caps::MAX_VCPU_ID + 1), Err(libc::EINVAL));
+    assert_eq!(tell(2), Ok(()));
+    assert_eq!(tell(2), Ok(()));
+    assert_eq!(tell(3), Err(libc::EINVAL));
+    assert!(vm.create_vcpu(1).is_ok());
+    assert_eq!(vm.create_vcpu(2).map(|_| ()).map_err(|e| e.errno()), Err(libc::EINVAL));
+}

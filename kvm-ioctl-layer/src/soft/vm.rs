@@ -21,6 +21,8 @@ use std::sync::Arc;
 pub struct VmSettings {
     /// Ids in use.
     pub vcpu_ids: Vec<u64>,
+    /// KVM_CAP_MAX_VCPU_ID: ids are below this (0: not said).
+    pub max_vcpu_id: u64,
     /// KVM_SET_BOOT_CPU_ID.
     pub boot_cpu: u64,
     /// KVM_SET_TSS_ADDR. Kept to be told; nothing of ours lies there.
@@ -156,6 +158,15 @@ impl Vm for SoftVm {
                 self.settings.lock().manual_dirty_log = flags as u32;
                 Ok(())
             }
+            KVM_CAP_MAX_VCPU_ID => {
+                let mut s = self.settings.lock();
+                let told = s.max_vcpu_id != 0 && s.max_vcpu_id != cap.args[0];
+                if cap.args[0] > caps::MAX_VCPU_ID || cap.args[0] < s.boot_cpu || told {
+                    return Err(Errno::EINVAL);
+                }
+                s.max_vcpu_id = cap.args[0];
+                Ok(())
+            }
             KVM_CAP_X86_TRIPLE_FAULT_EVENT => {
                 self.settings.lock().events.triple_fault = cap.args[0] != 0;
                 Ok(())
@@ -169,6 +180,9 @@ impl Vm for SoftVm {
             return Err(Errno::EINVAL);
         }
         let mut s = self.settings.lock();
+        if s.max_vcpu_id != 0 && id >= s.max_vcpu_id {
+            return Err(Errno::EINVAL);
+        }
         if s.vcpu_ids.len() >= caps::MAX_VCPUS {
             return Err(Errno::EINVAL);
         }

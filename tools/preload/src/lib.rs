@@ -6,7 +6,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`symbols`] | the C library's functions, which only marshal |
+//! | `symbols` | the C library's functions, which only marshal |
 //! | [`intercept`] | the decision |
 //! | [`ioctl`] | an ioctl on a descriptor of ours |
 //! | [`registry`], [`private`] | descriptors and lifetimes |
