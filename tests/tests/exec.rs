@@ -267,3 +267,49 @@ fn qemu() {
         assert_eq!(text(&out.stdout), "hello\n", "{said}");
     }
 }
+
+/// Debian's kernel on Debian's QEMU, until it finds no root file system and, as it was told, resets.
+#[test]
+fn qemu_boots_debian() {
+    const TEST: &str = "exec::qemu_boots_debian";
+    if Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
+        return skip(TEST, false, "qemu-system-x86_64 is not installed");
+    }
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| std::env::var_os("HOME").map(|h| Path::new(&h).join(".cache")));
+    let kernel = cache.unwrap_or_default().join("softkvm/debian-guest/vmlinuz");
+    if !kernel.exists() {
+        return skip(TEST, false, "no kernel in the cache: `softkvm demo` fetches it");
+    }
+    let mut c = Command::new("timeout");
+    c.arg("300").arg(softkvm()).args([
+        "exec",
+        "--",
+        "qemu-system-x86_64",
+        "-accel",
+        "kvm",
+        "-M",
+        "pc",
+        "-smp",
+        "2",
+    ]);
+    c.args([
+        "-cpu",
+        "host",
+        "-m",
+        "256",
+        "-nodefaults",
+        "-display",
+        "none",
+        "-serial",
+        "stdio",
+        "-no-reboot",
+    ]);
+    c.arg("-kernel").arg(kernel).args(["-append", "console=ttyS0 panic=-1"]);
+    let out = run(c.stdin(std::process::Stdio::null()));
+    let said = text(&out.stdout);
+    assert!(out.status.success(), "{}: {said}\n{}", out.status, text(&out.stderr));
+    for line in ["Hypervisor detected: KVM", "smp: Brought up 1 node, 2 CPUs", "Unable to mount root fs"] {
+        assert!(said.contains(line), "{line:?} in\n{said}");
+    }
+}
