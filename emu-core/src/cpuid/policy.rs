@@ -3,7 +3,7 @@
 //! Three classes. *Software* is always offered: the interpreter and softmmu implement it. *Native* is executed
 //! by the host's processor, so it is offered only where the host and its XCR0 have it. *Withheld* is
 //! not offered, for the reason given. A host's bit without a row is withheld too, and so is a bit that needs one that is
-//! not offered. The rows are in [`super::rows`], for people in `docs/cpuid.md`.
+//! not offered. The rows are in `cpuid::rows`, for people in `docs/cpuid.md`.
 
 use super::rows;
 use crate::host_cpu;

@@ -1,7 +1,7 @@
 //! FXSAVE, FXRSTOR and the XSAVE family (SDM vol. 1, 13.7 to 13.12; vol. 2, the instructions' own pages).
 //!
 //! The image in `Vcpu::xsave` is always complete: a component whose bit in `xstate_bv` is clear has its initial value there.
-//! Whatever writes to a component sets the bit; [`in_use`] tells which of those are not initial. The modified optimization of XSAVEOPT and XSAVES is not used. XGETBV and XSETBV are elsewhere.
+//! Whatever writes to a component sets the bit; `in_use` tells which of those are not initial. The modified optimization of XSAVEOPT and XSAVES is not used. XGETBV and XSETBV are elsewhere.
 
 use super::Handler;
 use crate::exit::Result;

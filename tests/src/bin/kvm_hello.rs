@@ -6,7 +6,7 @@
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuExit};
 
-/// mov al, [bx]; test al, al; jz; out 0x10, al; inc bx; jmp; hlt
+/// mov al, \[bx\]; test al, al; jz; out 0x10, al; inc bx; jmp; hlt
 const CODE: &[u8] = &[0x8a, 0x07, 0x84, 0xc0, 0x74, 0x05, 0xe6, 0x10, 0x43, 0xeb, 0xf5, 0xf4];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -249,6 +249,9 @@ pub fn mask(case: &Case, insn: &Instruction, oracle: &Outcome, engine: &Outcome)
     if engine.vector == UD && engine.rip == case.rip() && reserved_vex_bit(case, insn) {
         mask.everything = Some("the SDM says #UD for a reserved VEX bit, the host ignores it");
     }
+    if engine.vector == UD && engine.rip == case.rip() && insn.is_invalid() && locked_verw(case) {
+        mask.everything = Some("the SDM says #UD for LOCK VERW, the host ignores the prefix");
+    }
     // docs/deviations.md, "undefined encodings of more than 15 bytes".
     let fault = |o: &Outcome, vector: u8| o.vector == vector && o.error_code == 0 && o.rip == case.rip();
     let nothing = insn.is_invalid() || matches!(insn.mnemonic(), M::Ud0 | M::Ud1);
@@ -311,6 +314,15 @@ pub fn mask(case: &Case, insn: &Instruction, oracle: &Outcome, engine: &Outcome)
         }
     }
     mask
+}
+
+/// VERW with LOCK (docs/deviations.md).
+fn locked_verw(case: &Case) -> bool {
+    let mut without = case.clone();
+    let locks = without.bytes.iter_mut().take_while(|byte| **byte != 0x0f).filter(|byte| **byte == 0xf0);
+    // CS, which means nothing to the length.
+    let count = locks.map(|byte| *byte = 0x2e).count();
+    count != 0 && operand::decode(&without).mnemonic() == M::Verw
 }
 
 /// Whether an instruction is invalid only for VEX.R, X, B or vvvv beside an opmask register, of which there are eight, or for

@@ -1,5 +1,5 @@
 //! The engine: softkvm's processor as a VMM sees it. One VM with one vCPU behind `kvm-ioctl-layer`'s public API, which runs
-//! each case in user mode of a small guest ([`tables`]) until an exception's handler halts.
+//! each case in user mode of a small guest (`tables`) until an exception's handler halts.
 //!
 //! Nothing here knows the emulator: registers go in and come out by KVM_SET and KVM_GET.
 
