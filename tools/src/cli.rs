@@ -263,7 +263,7 @@ pub struct DiffInsnArgs {
     /// In place of a time: visit each form of each instruction so often. With --seed it is the same run each time
     #[arg(long, value_name = "N", conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
     pub rounds: Option<u64>,
-    /// Only instructions whose name contains one of these words, or whose extension is one of them (`--filter sse2,vpadd`)
+    /// Only instructions whose name contains one of these words, or whose extension begins with one (`--filter avx512,vpadd`)
     #[arg(long, value_name = "WORDS", value_delimiter = ',')]
     pub filter: Vec<String>,
     /// Seed of everything random [default: a new one, which is printed]

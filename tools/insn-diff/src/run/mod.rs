@@ -41,7 +41,7 @@ pub enum RunError {
 pub struct Plan {
     /// Modes.
     pub bits: Vec<Bits>,
-    /// Only cells whose instruction or extension contains one of these words; all, if there is none.
+    /// Only cells whose instruction contains one of these words, or whose extension begins with one; all, if there is none.
     pub filter: Vec<String>,
     /// What is random follows from it.
     pub seed: u64,
@@ -228,7 +228,7 @@ fn wanted(cell: &Cell, filter: &[String]) -> bool {
     filter.is_empty()
         || filter.iter().any(|word| {
             let word = word.to_ascii_lowercase();
-            code.contains(&word) || extension == word
+            code.contains(&word) || extension.split('+').any(|name| name.starts_with(&word))
         })
 }
 
