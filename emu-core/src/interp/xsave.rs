@@ -143,6 +143,9 @@ fn fxsave<const WIDE: bool>(c: &mut Vcpu, i: &Insn) -> Result {
     check_fx(c)?;
     let gva = area_at(c, i, xsave::LEGACY_SIZE, 16, 4, true)?;
     let end = if fast_fx(c) { xsave::XMM0 } else { xmm_end(c) };
+    // All 512 bytes must be writable, though the last are not written.
+    let access = softmmu::Access::write(c.cpl == 3);
+    c.probe_lin(i.mem.seg, gva, xsave::LEGACY_SIZE as u64, access)?;
     let mut area = [0; xsave::LEGACY_SIZE];
     put_x87(c, &mut area, WIDE);
     put_mxcsr(c, &mut area);

@@ -138,6 +138,7 @@ pub const EXEMPTIONS: &[Exemption] = &[
     row(&[M::Lar, M::Lsl], What::Selector, "the descriptor is the host kernel's"),
     row(&[M::Verr, M::Verw], What::SelectorFlag, "the descriptor is the host kernel's"),
     row(&[M::Maskmovq, M::Maskmovdqu, M::Vmaskmovdqu], What::ZeroMask, "page faults with a mask of zeros are implementation dependent (SDM vol. 2B, MASKMOVQ)"),
+    row(&[M::Fbld, M::Fbstp], What::FaultAddress, "the operand is read and written in parts"),
     row(&[M::Fnsave, M::Frstor, M::Fnstenv, M::Fldenv, M::Fxsave, M::Fxsave64, M::Fxrstor, M::Fxrstor64], What::FaultAddress, "some processors touch the operand's last byte first"),
     row(&[M::Xsave, M::Xsave64, M::Xsavec, M::Xsavec64, M::Xsaveopt, M::Xsaveopt64, M::Xrstor, M::Xrstor64], What::FaultAddress, "which part of the area is touched first is the processor's choice"),
     row(&[M::Popa, M::Popad], What::Popped, "processors of AMD have loaded what came before the fault (docs/deviations.md)"),
@@ -268,14 +269,18 @@ pub fn mask(case: &Case, insn: &Instruction, oracle: &Outcome, engine: &Outcome)
     for row in rows() {
         match row.what {
             // CR2 is the address that faulted, which may be any byte of a large operand in the page.
-            What::FaultAddress if page_faults && oracle.cr2.abs_diff(engine.cr2) < 4096 => {
-                mask.cr2 = u64::MAX
+            What::FaultAddress
+                if oracle.vector == PF && engine.vector == PF && oracle.cr2.abs_diff(engine.cr2) < 4096 =>
+            {
+                mask.cr2 = u64::MAX;
+                // Another page may be there, and read-only.
+                mask.error_code |= 1;
             }
             // Nor in which order it looks at the limit and at pages.
             What::FaultAddress if faulted(oracle) && faulted(engine) && oracle.vector != engine.vector => {
                 mask.everything = Some(row.why);
             }
-            What::Popped if page_faults => {
+            What::Popped if faulted(oracle) && faulted(engine) && oracle.vector == engine.vector => {
                 for n in (1..16).filter(|n| *n != 4) {
                     mask.gpr[n] = u64::MAX;
                 }
