@@ -9,7 +9,7 @@
 /// What the engine asks of the world outside the VM.
 pub trait Host: Send + Sync {
     /// The host's TSC, or a counter that stands for it, in units of [`Host::tsc_khz`].
-    /// `retired` is the asking vCPU's count of retired instructions.
+    /// `retired` is the asking vCPU's count ([`crate::Vcpu::count`]); zero where no vCPU asks.
     fn tsc(&self, retired: u64) -> u64;
 
     /// Frequency of [`Host::tsc`] in kHz.
@@ -23,6 +23,22 @@ pub trait Host: Send + Sync {
 
     /// RDRAND and RDSEED: 64 random bits.
     fn random(&self) -> u64;
+
+    /// A vCPU that has told `count` so far begins to run, or time was moved under it: the count that it goes on from.
+    /// Real time does not follow the count.
+    fn resume(&self, count: u64) -> u64 {
+        count
+    }
+
+    /// Whether a timer fires at the very instruction at which it is due (counted time), and not when the loop looks next.
+    fn exact(&self) -> bool {
+        false
+    }
+
+    /// Where time is counted: now, in nanoseconds, and the state of the generator of random numbers.
+    fn counted_time(&self) -> Option<(u64, u64)> {
+        None
+    }
 
     /// A halted vCPU has nothing to do before `deadline_ns` (of [`Host::monotonic_ns`]).
     /// Returns true if time was moved there at once (counted time); false if the caller should sleep.

@@ -51,6 +51,6 @@ pub mod xstate;
 
 pub use exit::{Exit, InternalError, Stop};
 pub use host::Host;
-pub use run::{GuestDebug, Processor};
+pub use run::{Bound, GuestDebug, Processor};
 pub use vcpu::Vcpu;
 pub use vm::Vm;

@@ -31,6 +31,16 @@ pub struct GuestDebug {
     pub hardware: Option<([u64; 4], u64)>,
 }
 
+/// Where [`Processor::run`] stops at the latest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bound {
+    /// After so many instructions; a repeated string instruction is one.
+    Instructions(u64),
+    /// After so many steps: an instruction, an iteration of a repeated one, or an exception raised and not delivered yet.
+    /// Every boundary at which an event could be delivered can be reached in this way. Slow: no blocks.
+    Steps(u64),
+}
+
 /// A vCPU with the engine that executes it.
 pub struct Processor {
     /// The registers and all else that handlers see.
@@ -42,6 +52,12 @@ pub struct Processor {
     pub debug: GuestDebug,
     /// An instruction was interrupted by a request to the outside and must be restarted first.
     restarting: bool,
+    /// The bound in `hot.retired`.
+    limit: u64,
+    /// Steps made under a bound in steps.
+    steps: u64,
+    /// The bound in `steps`; with one, instructions are executed one at a time.
+    step_limit: Option<u64>,
     /// Asked between quanta and in HLT: whether the caller wants `run` to return ([`Exit::Interrupted`]).
     interrupted: Option<InterruptHook>,
 }
@@ -61,6 +77,9 @@ impl Processor {
             request_interrupt_window: false,
             debug: GuestDebug::default(),
             restarting: false,
+            limit: u64::MAX,
+            steps: 0,
+            step_limit: None,
             interrupted: None,
         }
     }
@@ -77,14 +96,45 @@ impl Processor {
     /// Executes the guest until something must be told to the caller. With `bound`, at most so many
     /// instructions are retired ([`Exit::Bound`] then).
     pub fn run(&mut self, bound: Option<u64>) -> Exit {
+        self.set_bound(bound.map(Bound::Instructions));
+        self.run_to_bound()
+    }
+
+    /// The bound from here on: [`Processor::complete_pending`] counts towards it, and [`Processor::run_to_bound`] stops at
+    /// it.
+    pub fn set_bound(&mut self, bound: Option<Bound>) {
+        self.limit = u64::MAX;
+        self.step_limit = None;
+        match bound {
+            Some(Bound::Instructions(n)) => self.limit = self.vcpu.hot.retired.saturating_add(n),
+            Some(Bound::Steps(n)) => self.step_limit = Some(self.steps.saturating_add(n)),
+            None => {}
+        }
+    }
+
+    /// Steps made so far under bounds in steps.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    fn bounded(&self) -> bool {
+        self.limit != u64::MAX || self.step_limit.is_some()
+    }
+
+    fn bound_reached(&self) -> bool {
+        self.vcpu.hot.retired >= self.limit || self.step_limit.is_some_and(|n| self.steps >= n)
+    }
+
+    /// Executes the guest until something must be told to the caller, or the bound is reached ([`Exit::Bound`]). A halted
+    /// vCPU that nothing inside will wake returns so too.
+    pub fn run_to_bound(&mut self) -> Exit {
         if self.vcpu.vm.dead.load(Ordering::Relaxed) {
             return defect();
         }
         let gate = self.vcpu.shared.gate.clone();
         gate.enter();
-        let limit = bound.map_or(u64::MAX, |n| self.vcpu.hot.retired.saturating_add(n));
         self.vcpu.enter_from_outside();
-        let exit = catch_unwind(AssertUnwindSafe(|| self.run_inside(limit))).unwrap_or_else(|_| {
+        let exit = catch_unwind(AssertUnwindSafe(|| self.run_inside())).unwrap_or_else(|_| {
             self.vcpu.vm.dead.store(true, Ordering::Relaxed);
             defect()
         });
@@ -122,16 +172,22 @@ impl Processor {
         let gate = self.vcpu.shared.gate.clone();
         gate.enter();
         self.vcpu.enter_from_outside();
+        let exact = self.vcpu.vm.host.exact();
         let exit = catch_unwind(AssertUnwindSafe(|| {
             while self.restarting || !self.vcpu.io.writes.is_empty() {
                 if let Some(exit) = self.drain_writes() {
                     return Some(exit);
                 }
-                if self.restarting
-                    && let Some(exit) = self.step()
-                {
-                    return Some(exit);
+                if self.restarting {
+                    // One iteration of a repeated instruction is complete in itself.
+                    self.vcpu.attend(ATTENTION_STEP);
+                    if let Some(exit) = self.step() {
+                        return Some(exit);
+                    }
                 }
+            }
+            if exact {
+                self.vcpu.poll_timers();
             }
             None
         }))
@@ -148,13 +204,13 @@ impl Processor {
         self.blocks.clear();
     }
 
-    fn run_inside(&mut self, limit: u64) -> Exit {
+    fn run_inside(&mut self) -> Exit {
         loop {
-            if let Some(exit) = self.between(limit) {
+            if let Some(exit) = self.between() {
                 return exit;
             }
             let stepping = self.must_step();
-            let exit = if stepping { self.step() } else { self.execute(limit) };
+            let exit = if stepping { self.step() } else { self.execute() };
             if let Some(exit) = exit {
                 return exit;
             }
@@ -163,22 +219,34 @@ impl Processor {
 
     // ---- between instructions ----------------------------------------------------------------
 
-    fn between(&mut self, limit: u64) -> Option<Exit> {
-        if let Some(exit) = self.take_requests() {
-            return Some(exit);
-        }
+    fn between(&mut self) -> Option<Exit> {
+        let wanted_out = self.take_requests();
         let attention = core::mem::take(&mut self.vcpu.hot.attention);
         if attention & ATTENTION_CODE != 0 {
             self.drop_changed_code();
         }
-        if let Some(exit) = self.drain_writes() {
+        // What the instruction has done is told before a kick is obeyed: who is told EINTR may save the state.
+        if let Some(exit) = self.drain_writes().or_else(|| self.debug_exit_due()) {
+            if wanted_out {
+                self.vcpu.shared.gate.request(Requests::EXIT);
+            }
             return Some(exit);
         }
         if self.restarting {
             // The instruction was begun before any event that arrived meanwhile.
+            if wanted_out {
+                self.vcpu.shared.gate.request(Requests::EXIT);
+            }
             return None;
         }
-        if self.vcpu.hot.retired >= limit {
+        if wanted_out {
+            return Some(Exit::Interrupted);
+        }
+        if self.bound_reached() {
+            if self.vcpu.vm.host.exact() {
+                // What is due at this boundary is so whether or not the caller stops here.
+                self.vcpu.poll_timers();
+            }
             return Some(Exit::Bound);
         }
         if self.caller_wants_out() {
@@ -194,11 +262,12 @@ impl Processor {
         self.deliver_events()
     }
 
-    /// Takes requests from other threads; parks while an exclusive section is wanted.
-    fn take_requests(&mut self) -> Option<Exit> {
+    /// Takes requests from other threads; parks while an exclusive section is wanted. True: somebody wants `run` to
+    /// return.
+    fn take_requests(&mut self) -> bool {
         let v = &mut self.vcpu;
         if !v.shared.gate.pending() {
-            return None;
+            return false;
         }
         let gate = v.shared.gate.clone();
         // A safe point: whoever wants an exclusive section has waited for it.
@@ -216,10 +285,7 @@ impl Processor {
             v.mmu.drop_exec_tags();
             v.attend(ATTENTION_EVENT);
         }
-        if bits.contains(Requests::EXIT) {
-            return Some(Exit::Interrupted);
-        }
-        None
+        bits.contains(Requests::EXIT)
     }
 
     fn drop_changed_code(&mut self) {
@@ -244,6 +310,7 @@ impl Processor {
     /// INIT, SIPI and HLT: waits until the vCPU is runnable, or says why it returns.
     fn inactive(&mut self) -> Option<Exit> {
         let mut counted = false;
+        let mut skipped = false;
         loop {
             let v = &mut self.vcpu;
             v.accept_init_and_sipi();
@@ -265,7 +332,15 @@ impl Processor {
             }
             let deadline = v.next_deadline();
             // Skipped time wakes nobody where the timer's interrupt is held off: requests are looked at all the same.
-            if !deadline.is_some_and(|d| v.vm.host.skip_to(d)) {
+            if self.bounded() && (deadline.is_none() || skipped) {
+                // The caller decides who runs when: nothing is waited for here.
+                return Some(Exit::Bound);
+            }
+            let v = &mut self.vcpu;
+            if deadline.is_some_and(|d| v.vm.host.skip_to(d)) {
+                skipped = true;
+                v.resume_time();
+            } else {
                 let gate = v.shared.gate.clone();
                 let now = v.now_ns();
                 let wait = deadline.map(|d| std::time::Duration::from_nanos(d.saturating_sub(now)));
@@ -274,14 +349,22 @@ impl Processor {
                     None => wait,
                 });
             }
-            if let Some(exit) = self.take_requests() {
-                return Some(exit);
-            }
-            if self.caller_wants_out() {
+            if self.take_requests() || self.caller_wants_out() {
                 return Some(Exit::Interrupted);
             }
             self.vcpu.poll_timers();
         }
+    }
+
+    /// An exit that user space's debugging wants for the instruction just executed.
+    fn debug_exit_due(&mut self) -> Option<Exit> {
+        let e = &self.vcpu.events;
+        if e.debug_trap == 0 || e.exception.is_some() || e.shadow == Shadow::MovSs {
+            return None;
+        }
+        let exit = self.guest_debug_exit(e.debug_trap)?;
+        self.vcpu.events.debug_trap = 0;
+        Some(exit)
     }
 
     /// Delivers the event of highest priority that can be delivered now (SDM vol. 3A, table 6-2).
@@ -298,10 +381,6 @@ impl Processor {
         let shadow = v.events.shadow;
         if v.events.debug_trap != 0 && shadow != Shadow::MovSs {
             let bits = core::mem::take(&mut v.events.debug_trap);
-            if let Some(exit) = self.guest_debug_exit(bits) {
-                return Some(exit);
-            }
-            let v = &mut self.vcpu;
             v.raise_debug(bits);
             return self.deliver_pending_exception();
         }
@@ -398,6 +477,7 @@ impl Processor {
     fn must_step(&self) -> bool {
         let v = &self.vcpu;
         self.restarting
+            || self.step_limit.is_some()
             || v.events.shadow != Shadow::None
             || v.hot.rflags & (Rflags::TF | Rflags::RF).bits() != 0
             || self.debug.single_step
@@ -440,8 +520,21 @@ impl Processor {
 
     // ---- execution ---------------------------------------------------------------------------
 
+    /// The bound in `hot.retired`, and before it the next timer's where that is exact.
+    fn execution_limit(&self) -> u64 {
+        let v = &self.vcpu;
+        match v.vm.host.exact().then(|| v.next_deadline()).flatten() {
+            Some(deadline) => {
+                let wait = deadline.saturating_sub(v.now_ns()).max(1);
+                self.limit.min(v.hot.retired.saturating_add(wait))
+            }
+            None => self.limit,
+        }
+    }
+
     /// Executes blocks until something asks for attention. `None`: look between.
-    fn execute(&mut self, limit: u64) -> Option<Exit> {
+    fn execute(&mut self) -> Option<Exit> {
+        let limit = self.execution_limit();
         let quantum = self.vcpu.hot.retired.saturating_add(QUANTUM).min(limit);
         let gate = self.vcpu.shared.gate.clone();
         while self.vcpu.hot.attention == 0 && !gate.pending() && self.vcpu.hot.retired < quantum {
@@ -497,10 +590,12 @@ impl Processor {
                 return None;
             }
         }
-        match self.step_once(None) {
+        let exit = match self.step_once(None) {
             Ok(()) => None,
             Err(stop) => self.stopped(stop),
-        }
+        };
+        self.steps += exit.is_none() as u64;
+        exit
     }
 
     /// One instruction and its traps. On `Err` RIP and the interrupt shadow are as before.
@@ -521,7 +616,7 @@ impl Processor {
         vcpu.events.entered_handler = false;
         vcpu.hot.regs[RIP] = start.wrapping_add(op.insn.len as u64) & vcpu.hot.rip_mask;
         vcpu.insn_len = op.insn.len;
-        if tf || self.debug.single_step {
+        if tf || self.debug.single_step || self.step_limit.is_some() {
             // A REP traps after each iteration (SDM vol. 3B, 17.3.1.4): it stops at attention.
             vcpu.attend(ATTENTION_STEP);
         }

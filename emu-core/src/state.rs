@@ -87,6 +87,7 @@ impl Vcpu {
             exclusive: false,
             insn_len: 0,
             stats: Stats::default(),
+            count_base: 0,
             clock: VcpuClock::new(vm.clock.host_khz),
             shared,
             vm: vm.clone(),
@@ -153,6 +154,7 @@ impl Vcpu {
         // What is not the MMU's is seen by the run loop.
         self.shared.gate.request(requests & !softmmu::Requests::STOP);
         self.mmu.drop_exec_tags();
+        self.resume_time();
         self.attend(crate::vcpu::ATTENTION_EVENT);
     }
 

@@ -145,6 +145,8 @@ pub struct Vcpu {
     pub insn_len: u8,
     /// Counters.
     pub stats: Stats,
+    /// Added to the instructions retired where the time is told from a count ([`Vcpu::count`]).
+    pub count_base: u64,
     /// TSC and kvmclock.
     pub clock: crate::vm_clock::VcpuClock,
     /// What other threads may reach of this vCPU: gate, local APIC.

@@ -87,14 +87,25 @@ impl Vm {
 }
 
 impl Vcpu {
+    /// What this vCPU tells the host of itself when it asks for the time: instructions retired, and what others of the VM
+    /// have retired meanwhile where time counts those too ([`Host::resume`]).
+    pub fn count(&self) -> u64 {
+        self.hot.retired.wrapping_add(self.count_base)
+    }
+
+    /// Time may have gone on while this vCPU did not run, or was moved.
+    pub fn resume_time(&mut self) {
+        self.count_base = self.vm.host.resume(self.count()).wrapping_sub(self.hot.retired);
+    }
+
     /// Nanoseconds of the monotonic clock, now.
     pub fn now_ns(&self) -> u64 {
-        self.vm.host.monotonic_ns(self.hot.retired)
+        self.vm.host.monotonic_ns(self.count())
     }
 
     /// The host's TSC, now.
     pub fn host_tsc(&self) -> u64 {
-        self.vm.host.tsc(self.hot.retired)
+        self.vm.host.tsc(self.count())
     }
 
     /// The guest's time-stamp counter, now.
@@ -138,7 +149,7 @@ impl Vcpu {
     pub fn kvmclock_write_wall_clock(&mut self, value: u64) -> Result {
         self.clock.wall_clock = value;
         let tsc = self.host_tsc();
-        let wall = WallClock::new(self.vm.host.realtime_ns(self.hot.retired), self.vm.clock.kvmclock(tsc));
+        let wall = WallClock::new(self.vm.host.realtime_ns(self.count()), self.vm.clock.kvmclock(tsc));
         let gpa = Gpa(value);
         let memory = self.mmu.guest_memory().clone();
         let write = wall.write(version(&memory, gpa));

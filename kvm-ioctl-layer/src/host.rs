@@ -5,6 +5,7 @@
 
 use emu_core::Host;
 use emu_core::host_cpu;
+use kvm_api::backend::CountedTime;
 use parking_lot::Mutex;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -95,68 +96,77 @@ impl Host for RealHost {
     }
 }
 
-/// Virtual time: one retired instruction is one nanosecond and one tick of a 1 GHz TSC; a halt skips to its deadline.
+/// Virtual time: one retired instruction of any vCPU is one nanosecond and one tick of a 1 GHz TSC; a halt skips to its
+/// deadline. vCPUs that run by turns see one time, which goes on while any of them runs.
 #[derive(Debug)]
 pub struct CountedHost {
-    /// Added to the instruction count: what halts have skipped.
-    skipped: AtomicU64,
     /// The latest time that was told.
     latest: AtomicU64,
     random: Mutex<u64>,
 }
 
-/// CountedHost's time of day at instruction 0: 2025-01-01 00:00:00 UTC.
+/// CountedHost's time of day at time 0: 2025-01-01 00:00:00 UTC.
 const COUNTED_EPOCH_NS: u64 = 1_735_689_600 * 1_000_000_000;
 
 impl CountedHost {
     /// Time from zero, chance from a seed.
     pub fn new(seed: u64) -> CountedHost {
-        CountedHost {
-            skipped: AtomicU64::new(0),
-            latest: AtomicU64::new(0),
-            random: Mutex::new(seed ^ 0x9e37_79b9_7f4a_7c15),
-        }
+        CountedHost::from(CountedTime { ns: 0, random: seed ^ 0x9e37_79b9_7f4a_7c15 })
     }
 
-    fn now(&self, retired: u64) -> u64 {
-        if retired == 0 {
-            // Somebody without a count of his own: the VM's ioctls, a vCPU that has not run.
-            return self.latest.load(Ordering::Acquire);
-        }
-        let now = retired.wrapping_add(self.skipped.load(Ordering::Acquire));
-        self.latest.fetch_max(now, Ordering::AcqRel);
-        now
+    /// Time and chance from a moment of another.
+    pub fn from(time: CountedTime) -> CountedHost {
+        CountedHost { latest: AtomicU64::new(time.ns), random: Mutex::new(time.random) }
+    }
+
+    /// The moment, for a VM that is to go on from here.
+    pub fn time(&self) -> CountedTime {
+        CountedTime { ns: self.now(0), random: *self.random.lock() }
+    }
+
+    fn now(&self, count: u64) -> u64 {
+        // Who has counted less than others have told asks from outside KVM_RUN: a VM's ioctl, a vCPU that stands.
+        self.latest.fetch_max(count, Ordering::AcqRel).max(count)
     }
 }
 
 impl Host for CountedHost {
-    fn tsc(&self, retired: u64) -> u64 {
-        self.now(retired)
+    fn tsc(&self, count: u64) -> u64 {
+        self.now(count)
     }
 
     fn tsc_khz(&self) -> u32 {
         1_000_000
     }
 
-    fn monotonic_ns(&self, retired: u64) -> u64 {
-        self.now(retired)
+    fn monotonic_ns(&self, count: u64) -> u64 {
+        self.now(count)
     }
 
-    fn realtime_ns(&self, retired: u64) -> u64 {
-        COUNTED_EPOCH_NS + self.now(retired)
+    fn realtime_ns(&self, count: u64) -> u64 {
+        COUNTED_EPOCH_NS + self.now(count)
     }
 
     fn random(&self) -> u64 {
         xorshift(&mut self.random.lock())
     }
 
-    fn skip_to(&self, deadline_ns: u64) -> bool {
-        let now = self.latest.load(Ordering::Acquire);
-        if deadline_ns > now {
-            self.skipped.fetch_add(deadline_ns - now, Ordering::AcqRel);
-            self.latest.fetch_max(deadline_ns, Ordering::AcqRel);
-        }
+    fn resume(&self, count: u64) -> u64 {
+        self.now(count)
+    }
+
+    fn exact(&self) -> bool {
         true
+    }
+
+    fn skip_to(&self, deadline_ns: u64) -> bool {
+        self.now(deadline_ns);
+        true
+    }
+
+    fn counted_time(&self) -> Option<(u64, u64)> {
+        let CountedTime { ns, random } = self.time();
+        Some((ns, random))
     }
 }
 
@@ -242,9 +252,11 @@ mod tests {
         let h = CountedHost::new(1);
         assert_eq!((h.monotonic_ns(5), h.tsc(6)), (5, 6));
         assert!(h.skip_to(1000));
-        assert_eq!(h.monotonic_ns(6), 1000);
+        assert_eq!(h.monotonic_ns(6), 1000, "a vCPU that stands");
         assert!(h.skip_to(10), "a deadline in the past moves nothing");
-        assert_eq!(h.monotonic_ns(7), 1001);
+        assert_eq!((h.resume(7), h.monotonic_ns(1001), h.resume(3)), (1000, 1001, 1001));
+        let later = CountedHost::from(h.time());
+        assert_eq!((later.monotonic_ns(0), later.random()), (1001, h.random()));
         let (a, b) = (CountedHost::new(7), CountedHost::new(7));
         assert_eq!([a.random(), a.random()], [b.random(), b.random()]);
         assert_ne!(CountedHost::new(8).random(), CountedHost::new(7).random());

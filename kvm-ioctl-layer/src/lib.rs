@@ -42,7 +42,7 @@ pub mod user_mem;
 pub use fd::kvm::Kvm;
 pub use fd::vcpu_fd::{KickHandle, VcpuFd};
 pub use fd::vm_fd::VmFd;
-pub use kvm_api::backend::Inspect;
+pub use kvm_api::backend::{CountedTime, Inspect, RunBound};
 pub use kvm_ioctls::{
     Cap, Error, HypercallExit, IoEventAddress, MsrExitReason, MsrFilterDefaultAction, MsrFilterRange,
     MsrFilterRangeFlags, NoDatamatch, ReadMsrExit, SyncReg, VcpuExit, WriteMsrExit,

@@ -76,6 +76,25 @@ pub trait Kick: Send + Sync {
     fn withdraw(&self) {}
 }
 
+/// Where [`Vcpu::run_bounded`] stops at the latest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RunBound {
+    /// After so many retired instructions; a repeated string instruction is one.
+    Instructions(u64),
+    /// After so many steps: an instruction, an iteration of a repeated one, or an exception raised and not delivered yet.
+    /// Every boundary at which an event could be delivered can be reached in this way.
+    Steps(u64),
+}
+
+/// A moment of counted time: what a VM that goes on from here must start with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CountedTime {
+    /// Nanoseconds since the VM was made.
+    pub ns: u64,
+    /// The state of the generator of random numbers (RDRAND, RDSEED).
+    pub random: u64,
+}
+
 /// Looking inside, for statistics and debuggers; a backend shows what it has.
 pub trait Inspect {
     /// Counters by name.
@@ -85,6 +104,16 @@ pub trait Inspect {
 
     /// Instructions retired, where the backend counts them.
     fn instructions(&self) -> Option<u64> {
+        None
+    }
+
+    /// Steps made under bounds in steps ([`RunBound::Steps`]).
+    fn steps(&self) -> Option<u64> {
+        None
+    }
+
+    /// The moment, where the VM lives in counted time.
+    fn counted_time(&self) -> Option<CountedTime> {
         None
     }
 
@@ -210,6 +239,11 @@ pub trait Vcpu: Send + Inspect {
     fn kicker(&self) -> Arc<dyn Kick>;
     /// KVM_RUN (4.9). `Ok`: the page has the exit. EINTR and EFAULT leave state and page consistent.
     fn run(&mut self, page: &Arc<dyn RunPage>) -> Result;
+    /// KVM_RUN that is left with EINTR, as by a kick, once the bound is reached; a halted vCPU that nothing inside the VM
+    /// will wake is left so at once. ENOTTY: the backend does not count.
+    fn run_bounded(&mut self, _page: &Arc<dyn RunPage>, _bound: RunBound) -> Result {
+        Err(Errno::ENOTTY)
+    }
     /// KVM_ENABLE_CAP (4.36).
     fn enable_cap(&mut self, cap: &kvm_enable_cap) -> Result;
     /// KVM_GET_REGS (4.10).

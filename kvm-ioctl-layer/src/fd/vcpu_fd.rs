@@ -2,7 +2,7 @@
 
 use crate::run_page::{RingMapping, RunMapping};
 use crate::{Result, error};
-use kvm_api::backend::{Inspect, Kick, RunPage, Vcpu, Vm};
+use kvm_api::backend::{Inspect, Kick, RunBound, RunPage, Vcpu, Vm};
 use kvm_api::errno::Errno;
 use kvm_api::uapi::*;
 use kvm_ioctls::{SyncReg, VcpuExit};
@@ -175,6 +175,31 @@ impl VcpuFd {
     pub fn run(&mut self) -> Result<VcpuExit<'_>> {
         self.vcpu.get_mut().run(&self.shared_page).map_err(error)?;
         self.page.exit().map_err(error)
+    }
+
+    /// KVM_RUN to an exact bound, on a backend that counts instructions: EINTR once it is reached, as if a kick had come at
+    /// that very boundary (see [`VcpuFd::instructions`] and [`VcpuFd::steps`]). A halted vCPU that nothing inside the VM will
+    /// wake returns EINTR at once, so that one thread can run several vCPUs by turns.
+    ///
+    /// With [`EngineClock::Counted`](crate::EngineClock::Counted) a run in slices of any length is the same as one without.
+    pub fn run_bounded(&mut self, bound: RunBound) -> Result<VcpuExit<'_>> {
+        self.vcpu.get_mut().run_bounded(&self.shared_page, bound).map_err(error)?;
+        self.page.exit().map_err(error)
+    }
+
+    /// The exit of the last KVM_RUN that did not fail, once more.
+    pub fn last_exit(&mut self) -> Result<VcpuExit<'_>> {
+        self.page.exit().map_err(error)
+    }
+
+    /// Instructions retired since the vCPU was made, where the backend counts them.
+    pub fn instructions(&self) -> Option<u64> {
+        self.vcpu.lock().instructions()
+    }
+
+    /// Steps made under [`RunBound::Steps`].
+    pub fn steps(&self) -> Option<u64> {
+        self.vcpu.lock().steps()
     }
 
     /// KVM_RUN as an ioctl: the exit is in the run page and nowhere else. Other ioctls on this vCPU wait until it

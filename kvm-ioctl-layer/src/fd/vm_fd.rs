@@ -3,7 +3,7 @@
 use super::vcpu_fd::VcpuFd;
 use crate::run_page::RingMapping;
 use crate::{Result, error};
-use kvm_api::backend::{MsrRange, RUN_MMAP_SIZE, Vm};
+use kvm_api::backend::{CountedTime, MsrRange, RUN_MMAP_SIZE, Vm};
 use kvm_api::errno::Errno;
 use kvm_api::uapi::*;
 use kvm_ioctls::{Cap, IoEventAddress, MsrFilterDefaultAction, MsrFilterRange};
@@ -39,6 +39,12 @@ impl VmFd {
     /// The backend's VM.
     pub fn backend(&self) -> &Arc<dyn Vm> {
         &self.vm
+    }
+
+    /// The moment, where the VM lives in counted time: a VM made with
+    /// [`EngineClock::CountedFrom`](crate::EngineClock::CountedFrom) goes on from it.
+    pub fn counted_time(&self) -> Option<CountedTime> {
+        self.vm.counted_time()
     }
 
     /// Counters of the VM, by name.

@@ -75,6 +75,7 @@ pub fn home(vcpu: &Vcpu) -> Vec<(&'static str, Home)> {
         exclusive => Engine,
         insn_len => Engine,
         stats => Engine,
+        count_base => Engine,
         shared => In(StateId::Lapic),
         vm => Engine,
     }

@@ -15,7 +15,7 @@ use crate::caps;
 use crate::host::{CountedHost, RealHost};
 use emu_core::Host;
 use emu_core::cpuid::policy::{self, HostProcessor};
-use kvm_api::backend::{Hypervisor, Vm};
+use kvm_api::backend::{CountedTime, Hypervisor, Vm};
 use kvm_api::errno::{Errno, Result};
 use kvm_api::uapi::*;
 use std::sync::Arc;
@@ -31,6 +31,9 @@ pub enum EngineClock {
         /// Seed of RDRAND and RDSEED.
         seed: u64,
     },
+    /// Counted time that goes on from a moment of another VM ([`VmFd::counted_time`](crate::VmFd::counted_time)), whose
+    /// state is set down in this one.
+    CountedFrom(CountedTime),
 }
 
 /// Choices for the software backend.
@@ -123,6 +126,7 @@ impl Hypervisor for SoftHypervisor {
         let host: Arc<dyn Host> = match self.options.engine_clock {
             EngineClock::Real => Arc::new(RealHost::new(self.options.ask_host_kvm)),
             EngineClock::Counted { seed } => Arc::new(CountedHost::new(seed)),
+            EngineClock::CountedFrom(time) => Arc::new(CountedHost::from(time)),
         };
         Ok(Arc::new(vm::SoftVm::new(host)))
     }

@@ -11,8 +11,8 @@ use emu_core::event::{Activity, PendingException};
 use emu_core::exit::{Direction, Exit, InternalError};
 use emu_core::irqchip::lapic::IdFormat;
 use emu_core::vcpu::{ATTENTION_EVENT, RIP, Vcpu as Core};
-use emu_core::{GuestDebug, Processor};
-use kvm_api::backend::{EXIT_UNION, Inspect, Kick, PIO_PAGE_OFFSET, RunPage, SYNC_REGS, Vcpu};
+use emu_core::{Bound, GuestDebug, Processor};
+use kvm_api::backend::{EXIT_UNION, Inspect, Kick, PIO_PAGE_OFFSET, RunBound, RunPage, SYNC_REGS, Vcpu};
 use kvm_api::errno::{Errno, Result};
 use kvm_api::uapi::*;
 use parking_lot::Mutex;
@@ -346,8 +346,9 @@ impl SoftVcpu {
         Ok(())
     }
 
-    fn run_with(&mut self, page: &Arc<dyn RunPage>) -> Result {
+    fn run_with(&mut self, page: &Arc<dyn RunPage>, bound: Option<Bound>) -> Result {
         let p = &**page;
+        self.processor.set_bound(bound);
         self.sync_in(p)?;
         if !self.lapic_inside() {
             let cr8 = p.cr8();
@@ -374,7 +375,7 @@ impl SoftVcpu {
         // What the caller answered is finished before anything else is looked at, a kick included.
         let exit = match self.processor.complete_pending() {
             Some(exit) => exit,
-            None => self.processor.run(None),
+            None => self.processor.run_to_bound(),
         };
         self.fill(p, exit)
     }
@@ -508,6 +509,10 @@ impl Inspect for SoftVcpu {
     fn instructions(&self) -> Option<u64> {
         Some(self.processor.vcpu.hot.retired)
     }
+
+    fn steps(&self) -> Option<u64> {
+        Some(self.processor.steps())
+    }
 }
 
 impl Vcpu for SoftVcpu {
@@ -516,7 +521,17 @@ impl Vcpu for SoftVcpu {
     }
 
     fn run(&mut self, page: &Arc<dyn RunPage>) -> Result {
-        let result = self.run_with(page);
+        let result = self.run_with(page, None);
+        self.tell(&**page)?;
+        result
+    }
+
+    fn run_bounded(&mut self, page: &Arc<dyn RunPage>, bound: RunBound) -> Result {
+        let bound = match bound {
+            RunBound::Instructions(n) => Bound::Instructions(n),
+            RunBound::Steps(n) => Bound::Steps(n),
+        };
+        let result = self.run_with(page, Some(bound));
         self.tell(&**page)?;
         result
     }

@@ -10,7 +10,7 @@ use crate::caps;
 use emu_core::Host;
 use emu_core::irqchip::SourceId;
 use emu_core::irqchip::routing::{MAX_IRQ_ROUTES, Msi, Routing};
-use kvm_api::backend::{Inspect, MsrRange, RunPage, Vcpu, Vm};
+use kvm_api::backend::{CountedTime, Inspect, MsrRange, RunPage, Vcpu, Vm};
 use kvm_api::errno::{Errno, Result};
 use kvm_api::uapi::*;
 use parking_lot::Mutex;
@@ -103,6 +103,10 @@ impl Inspect for SoftVm {
         ];
         list.extend(self.core.mmu.stats().list());
         list
+    }
+
+    fn counted_time(&self) -> Option<CountedTime> {
+        self.core.host.counted_time().map(|(ns, random)| CountedTime { ns, random })
     }
 }
 
