@@ -5,6 +5,7 @@
 pub mod fuzz;
 pub mod guest;
 pub mod machine;
+pub mod oracle;
 pub mod program;
 pub mod skip;
 pub mod workspace;

@@ -89,6 +89,13 @@ pub enum OracleError {
     NotPositionIndependent,
 }
 
+impl OracleError {
+    /// Whether this host cannot be an oracle at all, by its processor, kernel or sandbox; anything else is a fault.
+    pub fn is_the_hosts(&self) -> bool {
+        matches!(self, OracleError::NoFsgsbase | OracleError::Start { .. })
+    }
+}
+
 /// Why a case has no outcome.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Lost {
