@@ -33,7 +33,9 @@ caps! {
     KVM_CAP_EXT_CPUID 1;
     KVM_CAP_EXT_EMUL_CPUID 1;
     KVM_CAP_CLOCKSOURCE 1;
-    KVM_CAP_NR_VCPUS std::thread::available_parallelism().map_or(1, |n| n.get() as i32);
+    // A recommendation. vCPUs are threads that sleep when they halt: four are well where the host has fewer processors
+    // (api.rst names four for a KVM that says nothing).
+    KVM_CAP_NR_VCPUS std::thread::available_parallelism().map_or(4, |n| n.get().clamp(4, MAX_VCPUS) as i32);
     KVM_CAP_MAX_VCPUS MAX_VCPUS as i32;
     KVM_CAP_MAX_VCPU_ID MAX_VCPU_ID as i32;
     KVM_CAP_NR_MEMSLOTS NR_MEMSLOTS;

@@ -246,6 +246,18 @@ fn tpr_reporting(vcpu: &VcpuFd, c: &Call<'_>) -> Result<Answer> {
     c.output(&ctl)
 }
 
+/// The room that the caller has comes in the state's `size`, and the size goes out in it.
+fn get_nested_state(vcpu: &VcpuFd, c: &Call<'_>) -> Result<Answer> {
+    let size = c.arg.wrapping_add(core::mem::offset_of!(kvm_nested_state_header, size) as u64);
+    let room: u32 = c.input_at(size)?;
+    let state = vcpu.with_backend(|v| v.get_nested_state())?;
+    if room < state.size {
+        c.store(size, &state.size)?;
+        return Err(Errno::E2BIG);
+    }
+    c.output(&state)
+}
+
 /// The attribute that `/dev/kvm` has.
 fn system_attribute(a: &kvm_device_attr) -> Result {
     let known = (KVM_X86_GRP_SYSTEM, u64::from(KVM_X86_XCOMP_GUEST_SUPP));
@@ -369,8 +381,8 @@ pub static TABLE: &[Row] = &[
     row!(KVM_HAS_DEVICE_ATTR Vcpu KVM_CAP_VCPU_ATTRIBUTES, "api.rst", Handler::Vcpu(|_, c| vcpu_attribute(&c.input()?).map(|()| Answer::Value(0))), ""),
     row!(KVM_GET_DEVICE_ATTR Vcpu KVM_CAP_VCPU_ATTRIBUTES, "api.rst", Handler::Vcpu(|o, c| { let a: kvm_device_attr = c.input()?; vcpu_attribute(&a)?; c.store(a.addr, &o.with_backend(|v| v.tsc_offset())?) }), "KVM_VCPU_TSC_OFFSET"),
     row!(KVM_SET_DEVICE_ATTR Vcpu KVM_CAP_VCPU_ATTRIBUTES, "api.rst", Handler::Vcpu(|o, c| { let a: kvm_device_attr = c.input()?; vcpu_attribute(&a)?; let offset = c.input_at(a.addr)?; o.with_backend(|v| v.set_tsc_offset(offset))?; Ok(Answer::Value(0)) }), "KVM_VCPU_TSC_OFFSET"),
-    row!(KVM_GET_NESTED_STATE Vcpu KVM_CAP_NESTED_STATE, "api.rst", NO_VCPU, "no nested guests yet"),
-    row!(KVM_SET_NESTED_STATE Vcpu KVM_CAP_NESTED_STATE, "api.rst", NO_VCPU, "no nested guests yet"),
+    row!(KVM_GET_NESTED_STATE Vcpu 0, "api.rst", Handler::Vcpu(get_nested_state), "always the empty state: KVM_CAP_NESTED_STATE is 0"),
+    row!(KVM_SET_NESTED_STATE Vcpu 0, "api.rst", Handler::Vcpu(|o, c| { let s = c.input()?; o.with_backend(|v| v.set_nested_state(&s))?; Ok(Answer::Value(0)) }), "the empty state only"),
 ];
 
 #[cfg(test)]

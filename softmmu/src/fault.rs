@@ -152,6 +152,9 @@ impl VcpuMmu {
         }
         let offset = slot.offset_of(gfn).unwrap_or(0);
         let tracked = slot.tracks.is_page_table(offset) || self.mmu.code.contains(ptr.frame());
+        if slot.logs_mappings && found.rights.write && found.dirty && !tracked && !slot.read_only() {
+            slot.mark_dirty(gfn);
+        }
         let ac = view == View::SupervisorAc;
         let allows =
             |kind: AccessKind| self.context.rules.check(found.rights, Access { kind, ..access }, ac).is_ok();

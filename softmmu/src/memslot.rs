@@ -77,6 +77,9 @@ pub struct Memslot {
     pub region: MemRegion,
     /// Which of its pages were written, with [`MemRegionFlags::LOG_DIRTY`].
     pub dirty: Option<Arc<DirtyBitmap>>,
+    /// It has had its log from its creation: a page counts as dirty when it is first mapped where it could be
+    /// written, as in KVM, which maps it writable then. In a slot that gets its log later only writes count.
+    pub logs_mappings: bool,
     /// Who wants to know of writes to its pages.
     pub tracks: Arc<SlotTracks>,
 }
@@ -232,7 +235,8 @@ impl Memslots {
             Some(old) if change != MemslotChange::Move => Arc::clone(&old.tracks),
             _ => Arc::new(SlotTracks::new(region.size >> PAGE_SHIFT)),
         };
-        let slot = Memslot { region, dirty, tracks };
+        let logs_mappings = logged && old.is_none_or(|old| old.logs_mappings);
+        let slot = Memslot { region, dirty, logs_mappings, tracks };
         Ok((Memslots::new(others().cloned().chain([slot]).collect()), change))
     }
 }

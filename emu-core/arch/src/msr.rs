@@ -40,6 +40,7 @@ pub const IA32_MTRR_FIX4K_C0000: u32 = 0x268;
 pub const IA32_MTRR_FIX4K_F8000: u32 = 0x26f;
 pub const IA32_PAT: u32 = 0x277;
 pub const IA32_MTRR_DEF_TYPE: u32 = 0x2ff;
+pub const IA32_PERF_CAPABILITIES: u32 = 0x345;
 pub const IA32_MC0_CTL: u32 = 0x400;
 pub const IA32_TSC_DEADLINE: u32 = 0x6e0;
 pub const X2APIC_FIRST: u32 = 0x800;

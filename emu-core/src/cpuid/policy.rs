@@ -101,6 +101,11 @@ impl HostProcessor<'_> {
         self.leaf(f.leaf, f.subleaf).reg(f.reg) >> f.bit & 1 != 0
     }
 
+    /// Whether it is one of AMD and its kin: a KVM here would have SVM, and not VMX.
+    pub fn is_amd(&self) -> bool {
+        self.vendor() == Vendor::Amd
+    }
+
     fn vendor(&self) -> Vendor {
         match &self.leaf(0, 0).ebx.to_le_bytes() {
             b"Auth" | b"Hygo" => Vendor::Amd,

@@ -354,12 +354,10 @@ impl PicPair {
         if master { self.master } else { self.slave }
     }
 
-    /// KVM_SET_IRQCHIP for one controller. Who asserts which input is kept. `elcr_mask` is the board's, not the
-    /// caller's.
+    /// KVM_SET_IRQCHIP for one controller: all of it, `elcr_mask` too, as KVM takes it. Who asserts which input is kept.
     pub fn set_state(&mut self, master: bool, state: &PicState) {
         let chip = if master { &mut self.master } else { &mut self.slave };
-        let elcr_mask = chip.elcr_mask;
-        *chip = PicState { elcr_mask, elcr: state.elcr & elcr_mask, ..*state };
+        *chip = *state;
         self.settle();
     }
 

@@ -324,6 +324,14 @@ pub trait Vcpu: Send + Inspect {
     fn set_vapic_addr(&mut self, _address: u64) -> Result {
         Err(Errno::EINVAL)
     }
+    /// KVM_GET_NESTED_STATE: the state without its data, of which there is none.
+    fn get_nested_state(&mut self) -> Result<kvm_nested_state_header> {
+        Err(Errno::EINVAL)
+    }
+    /// KVM_SET_NESTED_STATE.
+    fn set_nested_state(&mut self, _state: &kvm_nested_state_header) -> Result {
+        Err(Errno::EINVAL)
+    }
     /// KVM_X86_SETUP_MCE.
     fn setup_mce(&mut self, _mcg_cap: u64) -> Result {
         Err(Errno::EINVAL)

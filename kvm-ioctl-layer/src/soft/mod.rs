@@ -8,6 +8,7 @@ pub mod convert;
 pub mod irqfd;
 pub mod memory;
 pub mod msr;
+pub mod nested;
 pub mod vcpu;
 pub mod vm;
 

@@ -590,11 +590,16 @@ impl Vcpu for SoftVcpu {
     }
 
     fn translate(&mut self, gva: u64) -> Result<kvm_translation> {
-        let found = self.core().mmu.peek(Gva(gva));
+        let v = self.core();
+        // Without paging KVM gives back what it was asked, all 64 bits; all of them set is its "nothing".
+        let found = match PagingMode::of(v.cr0, v.cr4, v.efer) {
+            PagingMode::None => gva,
+            _ => v.mmu.peek(Gva(gva)).map_or(u64::MAX, |p| p.gpa.0),
+        };
         Ok(kvm_translation {
             linear_address: gva,
-            physical_address: found.map_or(u64::MAX, |p| p.gpa.0),
-            valid: found.is_some() as u8,
+            physical_address: found,
+            valid: (found != u64::MAX) as u8,
             // KVM never says more.
             writeable: 1,
             usermode: 0,
@@ -924,6 +929,14 @@ impl Vcpu for SoftVcpu {
     fn set_vapic_addr(&mut self, _address: u64) -> Result {
         // As above: nobody patches a guest without KVM_EXIT_TPR_ACCESS, so the page is not looked at.
         if self.lapic_inside() { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+
+    fn get_nested_state(&mut self) -> Result<kvm_nested_state_header> {
+        Ok(super::nested::empty())
+    }
+
+    fn set_nested_state(&mut self, state: &kvm_nested_state_header) -> Result {
+        super::nested::check(state)
     }
 
     fn setup_mce(&mut self, mcg_cap: u64) -> Result {
