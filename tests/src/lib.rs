@@ -4,6 +4,7 @@
 
 pub mod fuzz;
 pub mod guest;
+pub mod ioctls;
 pub mod machine;
 pub mod oracle;
 pub mod program;

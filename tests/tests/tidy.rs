@@ -26,6 +26,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tools/src/guest_ram.rs", "memory slots take host addresses"),
     ("tools/src/run_page.rs", "immediate_exit from a signal handler"),
     ("tools/src/terminal.rs", "termios"),
+    ("tests/src/ioctls/kernel.rs", "ioctls of a kernel"),
 ];
 
 #[test]
