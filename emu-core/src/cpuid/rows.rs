@@ -335,7 +335,7 @@ pub(super) const ROWS: &[Row] = &[
     withheld(AVX10_VNNI_INT, "part of AVX10"),
     // ---- leaf 80000001H, ECX ----
     row(LAHF_LM, SOFTWARE, &[LM], STACK),
-    withheld(CMP_LEGACY, "follows the number of processors, which the VMM knows"),
+    told(CMP_LEGACY, AMD, &[], POLICY, "how many there are is the VMM's to say, who clears it for a single one"),
     withheld(SVM, NESTED),
     withheld(EXTAPIC, "the extended local vector entries are not implemented"),
     told(CR8_LEGACY, AMD, &[], "decoder/src/validity.rs", "LOCK MOV CR0 is MOV CR8"),

@@ -9,7 +9,6 @@ pub mod irqfd;
 pub mod memory;
 pub mod msr;
 pub mod nested;
-mod rings;
 pub mod vcpu;
 pub mod vm;
 
