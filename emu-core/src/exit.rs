@@ -97,6 +97,8 @@ pub enum Exit {
     IrqWindowOpen,
     /// TPR was written to a lower value with no local APIC inside, and user space may care (KVM_EXIT_SET_TPR).
     SetTpr,
+    /// The vCPU's dirty ring is full: it does not run until entries were reset.
+    DirtyRingFull,
     /// Execution was interrupted from outside: a kick, a signal.
     Interrupted,
     /// The bound in retired instructions was reached.

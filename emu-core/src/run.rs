@@ -252,6 +252,9 @@ impl Processor {
         if self.caller_wants_out() {
             return Some(Exit::Interrupted);
         }
+        if self.vcpu.mmu.dirty_ring_is_full() {
+            return Some(Exit::DirtyRingFull);
+        }
         self.vcpu.poll_timers();
         self.vcpu.take_apic_events();
         if (self.vcpu.events.activity != Activity::Runnable || self.vcpu.events.init_pending)

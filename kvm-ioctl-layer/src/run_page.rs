@@ -1,4 +1,5 @@
-//! The pages that a vCPU shares with its caller: `struct kvm_run`, the data of port accesses, the coalesced-MMIO ring.
+//! The pages that a vCPU shares with its caller: `struct kvm_run`, the data of port accesses, the coalesced-MMIO ring, the
+//! dirty ring.
 //!
 //! `unsafe` is needed because the memory is shared with code that we do not control: another thread, a signal
 //! handler, or (through the memfd) another mapping. Inside KVM_RUN every access is volatile and each field is read
@@ -8,14 +9,17 @@
 //! Not here: what the fields mean (`soft::vcpu`, `kvm_api::backend`).
 #![allow(unsafe_code)]
 
-use kvm_api::backend::{COALESCED_PAGE_OFFSET, PIO_PAGE_OFFSET, RUN_MMAP_SIZE, RunPage};
+use kvm_api::backend::{
+    COALESCED_PAGE_OFFSET, DIRTY_RING_OFFSET, DirtyRing, PIO_PAGE_OFFSET, RUN_MMAP_SIZE, RunPage,
+};
 use kvm_api::errno::{Errno, Result};
 use kvm_api::uapi::*;
 use kvm_ioctls::{HypercallExit, MsrExitReason, ReadMsrExit, VcpuExit, WriteMsrExit};
-use memmap2::MmapRaw;
+use memmap2::{MmapOptions, MmapRaw};
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// A memfd of `size` zeroed bytes, which keeps its size: no mapping of it can lose its memory.
 fn sealed_memfd(name: &core::ffi::CStr, size: usize) -> Result<File> {
@@ -71,19 +75,95 @@ impl RunPage for RingMapping {
     }
 }
 
+/// One entry of a dirty ring: the layout of `struct kvm_dirty_gfn`.
+#[repr(C)]
+struct RingEntry {
+    flags: AtomicU32,
+    slot: AtomicU32,
+    offset: AtomicU64,
+}
+
+const _: () = assert!(size_of::<RingEntry>() == size_of::<kvm_dirty_gfn>());
+
+/// The dirty ring of one vCPU: the part of its memfd from KVM_DIRTY_LOG_PAGE_OFFSET on.
+#[derive(Debug)]
+pub struct DirtyRingMapping {
+    map: MmapRaw,
+}
+
+impl DirtyRingMapping {
+    fn entries(&self) -> &[RingEntry] {
+        let (at, bytes) = (self.map.as_mut_ptr().cast::<RingEntry>(), self.map.len());
+        // SAFETY: the mapping is page-aligned and lives as long as `self`; entries are atomics, for which every bit pattern
+        // is valid and which others may write.
+        unsafe { core::slice::from_raw_parts(at, bytes / size_of::<RingEntry>()) }
+    }
+
+    /// Bytes of the ring.
+    pub fn size(&self) -> usize {
+        self.map.len()
+    }
+
+    fn entry(&self, index: u32) -> &RingEntry {
+        let entries = self.entries();
+        &entries[index as usize % entries.len()]
+    }
+
+    /// Takes the pages in the ring that nobody has taken yet, in the order in which they were written: slot (with its
+    /// address space in bits 16 to 31) and page in the slot. `next` is where the last call ended; 0 at first. The entries
+    /// become free by KVM_RESET_DIRTY_RINGS.
+    pub fn harvest(&self, next: &mut u32) -> Vec<(u32, u64)> {
+        let mut pages = Vec::new();
+        loop {
+            let e = self.entry(*next);
+            if e.flags.load(Ordering::Acquire) & (KVM_DIRTY_GFN_F_DIRTY | KVM_DIRTY_GFN_F_RESET)
+                != KVM_DIRTY_GFN_F_DIRTY
+            {
+                return pages;
+            }
+            pages.push((e.slot.load(Ordering::Relaxed), e.offset.load(Ordering::Relaxed)));
+            e.flags.store(KVM_DIRTY_GFN_F_RESET, Ordering::Release);
+            *next = next.wrapping_add(1);
+        }
+    }
+}
+
+impl DirtyRing for DirtyRingMapping {
+    fn count(&self) -> u32 {
+        self.entries().len() as u32
+    }
+
+    fn flags(&self, index: u32) -> u32 {
+        self.entry(index).flags.load(Ordering::Acquire)
+    }
+
+    fn publish(&self, index: u32, slot: u32, offset: u64) {
+        let e = self.entry(index);
+        e.slot.store(slot, Ordering::Relaxed);
+        e.offset.store(offset, Ordering::Relaxed);
+        e.flags.store(KVM_DIRTY_GFN_F_DIRTY, Ordering::Release);
+    }
+
+    fn clear(&self, index: u32) {
+        self.entry(index).flags.store(0, Ordering::Release);
+    }
+}
+
 /// The mapping of one vCPU: two pages of a memfd, so that a caller can map them too, and its VM's ring.
 #[derive(Debug)]
 pub struct RunMapping {
     map: MmapRaw,
     file: File,
     polled: AtomicBool,
+    dirty_ring: Option<Arc<DirtyRingMapping>>,
 }
 
 impl RunMapping {
-    /// Two zeroed pages and the ring.
-    pub fn new(ring: &RingMapping) -> Result<RunMapping> {
-        let file = sealed_memfd(c"softkvm-vcpu", RUN_MMAP_SIZE)?;
-        let map = MmapRaw::map_raw(&file)?;
+    /// Two zeroed pages and the ring; behind them in the file, a dirty ring of so many bytes (a power of two, or 0).
+    pub fn new(ring: &RingMapping, dirty_ring: usize) -> Result<RunMapping> {
+        let size = if dirty_ring == 0 { RUN_MMAP_SIZE } else { DIRTY_RING_OFFSET + dirty_ring };
+        let file = sealed_memfd(c"softkvm-vcpu", size)?;
+        let map = MmapOptions::new().len(RUN_MMAP_SIZE).map_raw(&file)?;
         // SAFETY: the third page of a mapping that was made a line above and that nobody has seen yet is replaced by the
         // ring's; it keeps its length, and unmapping the whole takes it along.
         let at = unsafe {
@@ -100,7 +180,14 @@ impl RunMapping {
         if at == libc::MAP_FAILED {
             return Err(std::io::Error::last_os_error().into());
         }
-        Ok(RunMapping { map, file, polled: AtomicBool::new(true) })
+        let dirty_ring = match dirty_ring {
+            0 => None,
+            bytes => {
+                let map = MmapOptions::new().offset(DIRTY_RING_OFFSET as u64).len(bytes).map_raw(&file)?;
+                Some(Arc::new(DirtyRingMapping { map }))
+            }
+        };
+        Ok(RunMapping { map, file, polled: AtomicBool::new(true), dirty_ring })
     }
 
     /// The memfd behind the first two pages; its third is not the ring.
@@ -112,6 +199,11 @@ impl RunMapping {
     /// a kick. A halted vCPU then sleeps without a break.
     pub fn stop_polling(&self) {
         self.polled.store(false, Ordering::Relaxed);
+    }
+
+    /// The dirty ring, where the VM has rings.
+    pub fn dirty_ring(&self) -> Option<&Arc<DirtyRingMapping>> {
+        self.dirty_ring.as_ref()
     }
 
     /// Where the mapping begins.
@@ -275,7 +367,7 @@ mod tests {
 
     #[test]
     fn fields_and_bounds() {
-        let m = RunMapping::new(&RingMapping::new().unwrap()).unwrap();
+        let m = RunMapping::new(&RingMapping::new().unwrap(), 0).unwrap();
         assert_eq!(m.address() as usize % 4096, 0);
         let page: &dyn RunPage = &m;
         page.set_cr8(0x1122_3344_5566_7788);
@@ -293,7 +385,7 @@ mod tests {
 
     #[test]
     fn a_caller_that_lies_about_the_data_gets_no_slice() {
-        let m = RunMapping::new(&RingMapping::new().unwrap()).unwrap();
+        let m = RunMapping::new(&RingMapping::new().unwrap(), 0).unwrap();
         let page: &dyn RunPage = &m;
         page.set_exit_reason(KVM_EXIT_IO);
         page.store(32, &[0, 4, 0, 0]);

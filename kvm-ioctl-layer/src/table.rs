@@ -325,7 +325,7 @@ pub static TABLE: &[Row] = &[
     row!(KVM_CHECK_EXTENSION Vm KVM_CAP_CHECK_EXTENSION_VM, "4.4", Handler::Vm(|o, c| Ok(Answer::Value(o.check_extension_raw(c.arg)))), ""),
     row!(KVM_X86_SET_MSR_FILTER Vm KVM_CAP_X86_MSR_FILTER, "api.rst", Handler::Vm(msr_filter), ""),
     row!(KVM_CLEAR_DIRTY_LOG Vm KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, "api.rst", Handler::Vm(clear_dirty_log), ""),
-    row!(KVM_RESET_DIRTY_RINGS Vm KVM_CAP_DIRTY_LOG_RING, "api.rst", Handler::Later, ""),
+    row!(KVM_RESET_DIRTY_RINGS Vm KVM_CAP_DIRTY_LOG_RING, "api.rst", Handler::Vm(|o, _| o.reset_dirty_rings().map(|n| Answer::Value(n as i32)).map_err(errno)), "returns the count"),
     row!(KVM_SET_PMU_EVENT_FILTER Vm KVM_CAP_PMU_EVENT_FILTER, "api.rst", NO, "no PMU"),
     row!(KVM_MEMORY_ENCRYPT_OP Vm 0, "api.rst", NO, "no memory encryption"),
     row!(KVM_SET_MEMORY_ATTRIBUTES Vm KVM_CAP_MEMORY_ATTRIBUTES, "api.rst", NO, "no private memory"),

@@ -24,13 +24,22 @@ impl DirtyBitmap {
     }
 
     /// The page was written. Call it after the store (or in the same instruction, if an exclusive section cannot fall between).
-    pub fn mark(&self, page: u64) {
+    /// True: it was clean before.
+    pub fn mark(&self, page: u64) -> bool {
         if let Some(word) = usize::try_from(page / 64).ok().and_then(|i| self.words.get(i)) {
             let bit = 1 << (page % 64);
             // Most marks are repeats; do not take the cache line for them.
             if word.load(Relaxed) & bit == 0 {
-                word.fetch_or(bit, AcqRel);
+                return word.fetch_or(bit, AcqRel) & bit == 0;
             }
+        }
+        false
+    }
+
+    /// The page counts as clean.
+    pub fn unmark(&self, page: u64) {
+        if let Some(word) = usize::try_from(page / 64).ok().and_then(|i| self.words.get(i)) {
+            word.fetch_and(!(1 << (page % 64)), AcqRel);
         }
     }
 

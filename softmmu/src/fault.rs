@@ -148,12 +148,12 @@ impl VcpuMmu {
         }
         if write {
             // Before the store, but an exclusive section, which clearing the log needs, cannot come between.
-            slot.mark_dirty(gfn);
+            self.mmu.mark_dirty(slot, gfn, Some(&self.peer));
         }
         let offset = slot.offset_of(gfn).unwrap_or(0);
         let tracked = slot.tracks.is_page_table(offset) || self.mmu.code.contains(ptr.frame());
         if slot.logs_mappings && found.rights.write && found.dirty && !tracked && !slot.read_only() {
-            slot.mark_dirty(gfn);
+            self.mmu.mark_dirty(slot, gfn, Some(&self.peer));
         }
         let ac = view == View::SupervisorAc;
         let allows =

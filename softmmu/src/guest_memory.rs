@@ -9,6 +9,7 @@
 use crate::host_mem::{self, HostFault, HostPtr, Word};
 use crate::memslot::{Memslot, Memslots};
 use crate::mmu::Mmu;
+use crate::shootdown::Peer;
 use crate::walk::{EntryUpdate, TableMemory};
 use std::sync::Arc;
 use x86_arch::{Gpa, PAGE_SIZE};
@@ -33,11 +34,24 @@ pub enum GuestMemoryError {
 pub struct GuestMemory {
     mmu: Arc<Mmu>,
     as_id: u16,
+    /// The vCPU that writes.
+    me: Option<Arc<Peer>>,
 }
 
 impl GuestMemory {
     pub(crate) fn new(mmu: Arc<Mmu>, as_id: u16) -> GuestMemory {
-        GuestMemory { mmu, as_id }
+        GuestMemory { mmu, as_id, me: None }
+    }
+
+    /// For writes on behalf of a vCPU, which go to its dirty ring.
+    pub(crate) fn of_vcpu(mmu: Arc<Mmu>, as_id: u16, me: Arc<Peer>) -> GuestMemory {
+        GuestMemory { mmu, as_id, me: Some(me) }
+    }
+
+    fn written(&self, slot: &Memslot, gpa: Gpa, ptr: HostPtr, size: u64) {
+        let dirtied_by = self.me.as_deref();
+        self.mmu.mark_dirty(slot, gpa.gfn(), dirtied_by);
+        self.mmu.written(self.as_id, slot, gpa, ptr, size, None);
     }
 
     /// The address space.
@@ -71,7 +85,7 @@ impl GuestMemory {
             let (slot, ptr) = writable(&slots, at, 1)?;
             let written = host_mem::copy_to(ptr, part);
             // Even a copy that stopped half-way has written something.
-            self.mmu.written(self.as_id, slot, at, ptr, n as u64, None);
+            self.written(slot, at, ptr, n as u64);
             written?;
             at = at.wrapping_add(n as u64);
             rest = tail;
@@ -103,7 +117,7 @@ impl GuestMemory {
         let slots = self.mmu.lock_slots(self.as_id);
         let (slot, ptr) = writable(&slots, gpa, T::SIZE)?;
         host_mem::store(ptr, value)?;
-        self.mmu.written(self.as_id, slot, gpa, ptr, T::SIZE, None);
+        self.written(slot, gpa, ptr, T::SIZE);
         Ok(())
     }
 
@@ -118,7 +132,7 @@ impl GuestMemory {
         let (slot, ptr) = writable(&slots, gpa, T::SIZE)?;
         let result = host_mem::compare_exchange(ptr, old, new)?;
         if result.is_ok() {
-            self.mmu.written(self.as_id, slot, gpa, ptr, T::SIZE, None);
+            self.written(slot, gpa, ptr, T::SIZE);
         }
         Ok(result)
     }
@@ -155,6 +169,8 @@ pub(crate) struct SlotTables<'a> {
     pub mmu: &'a Mmu,
     pub as_id: u16,
     pub slots: &'a Memslots,
+    /// The vCPU whose walk it is.
+    pub peer: &'a Peer,
 }
 
 impl TableMemory for SlotTables<'_> {
@@ -178,7 +194,7 @@ impl TableMemory for SlotTables<'_> {
         };
         match done {
             Ok(true) => {
-                self.mmu.table_bits_set(self.as_id, slot, gpa, ptr, size);
+                self.mmu.table_bits_set(self.as_id, slot, gpa, ptr, size, self.peer);
                 EntryUpdate::Done
             }
             Ok(false) => EntryUpdate::Changed,

@@ -11,7 +11,7 @@
 //! | [`walk`] | the guest page walker |
 //! | [`perm`] | WP, SMEP, SMAP, NX, protection keys: one table |
 //! | [`page_track`] | who wants to know of writes: page tables, decoded code |
-//! | [`dirty`] | the dirty log |
+//! | [`dirty`], [`dirty_ring`] | the dirty log: a bitmap for each slot, a ring for each vCPU |
 //! | [`access`] | accesses, targets, faults: the words of this crate's interface |
 //! | [`tlb`] | the software TLB, which an access meets first |
 //! | [`safepoint`] | running vCPUs, requests to them, exclusive sections |
@@ -22,6 +22,7 @@
 pub mod access;
 mod audit;
 pub mod dirty;
+pub mod dirty_ring;
 mod dump;
 mod fault;
 mod futex;
@@ -53,6 +54,7 @@ pub mod walk;
 mod zap;
 
 pub use access::{Access, AccessKind, MmuFault, Target, Tracked};
+pub use dirty_ring::{DirtyRing, RingEntries};
 pub use guest_memory::{GuestMemory, GuestMemoryError};
 pub use host_mem::{HostFault, HostPtr, Word};
 pub use memslot::{MemRegion, MemRegionFlags, MemslotError};

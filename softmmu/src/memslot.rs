@@ -117,10 +117,11 @@ impl Memslot {
         self.dirty.as_ref().is_some_and(|dirty| !dirty.is_dirty(offset))
     }
 
-    /// Records a write to a frame of this slot, if the slot is logged.
-    pub(crate) fn mark_dirty(&self, gfn: Gfn) {
-        if let (Some(dirty), Some(offset)) = (&self.dirty, self.offset_of(gfn)) {
-            dirty.mark(offset);
+    /// Records a write to a frame of this slot, if the slot is logged. True: the page was clean before.
+    pub(crate) fn mark_dirty(&self, gfn: Gfn) -> bool {
+        match (&self.dirty, self.offset_of(gfn)) {
+            (Some(dirty), Some(offset)) => dirty.mark(offset),
+            _ => false,
         }
     }
 }

@@ -7,6 +7,7 @@
 //! | guest write to a tracked page | `Mmu::written`, `sync` |
 //! | memory slots, dirty log, host mappings change | here |
 
+use crate::dirty_ring::DirtyPage;
 use crate::guest_memory::GuestMemory;
 use crate::host_mem::HostPtr;
 use crate::memslot::{ADDRESS_SPACES, MemRegion, Memslot, MemslotChange, MemslotError, Memslots};
@@ -18,7 +19,7 @@ use crate::stats::ShadowStats;
 use core::ops::Range;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst, fence};
 use x86_arch::{Gfn, Gpa, Hva, PAGE_SHIFT, PAGE_SIZE};
 
 /// What a VM's MMU is made with.
@@ -40,6 +41,8 @@ pub struct Mmu {
     pub(crate) shadow: Mutex<Shadow>,
     /// [`MmuConfig::shadow_pages`], as it is now.
     shadow_pages: AtomicUsize,
+    /// Some vCPU has a dirty ring.
+    dirty_rings: AtomicBool,
 }
 
 impl Mmu {
@@ -55,6 +58,7 @@ impl Mmu {
             arena,
             shadow: Mutex::new(shadow),
             shadow_pages: AtomicUsize::new(config.shadow_pages),
+            dirty_rings: AtomicBool::new(false),
         })
     }
 
@@ -200,6 +204,51 @@ impl Mmu {
         Ok(())
     }
 
+    pub(crate) fn use_dirty_rings(&self) {
+        self.dirty_rings.store(true, Relaxed);
+    }
+
+    /// A page is written: into the slot's bitmap, and if it was clean there, into the ring of the vCPU that writes.
+    pub(crate) fn mark_dirty(&self, slot: &Memslot, gfn: Gfn, me: Option<&Peer>) {
+        if slot.mark_dirty(gfn)
+            && self.dirty_rings.load(Relaxed)
+            && let Some(offset) = slot.offset_of(gfn)
+        {
+            let number = u32::from(slot.region.as_id) << 16 | slot.region.slot;
+            self.peers.dirtied(DirtyPage { slot: number, offset }, me);
+        }
+    }
+
+    /// Takes what the caller has harvested from all dirty rings; the next write to each of those pages is seen
+    /// again. How many entries that were (KVM_RESET_DIRTY_RINGS).
+    pub fn reset_dirty_rings(&self, _ex: &Exclusive<'_>) -> usize {
+        let mut pages: Vec<DirtyPage> = Vec::new();
+        for peer in self.peers.all() {
+            pages.extend(peer.ring.get().into_iter().flat_map(|ring| ring.take_harvested()));
+        }
+        if pages.is_empty() {
+            return 0;
+        }
+        let count = pages.len();
+        // Slot by slot.
+        pages.sort_unstable_by_key(|page| (page.slot, page.offset));
+        let shadow = self.shadow.lock();
+        for of_slot in pages.chunk_by(|a, b| a.slot == b.slot) {
+            let as_id = (of_slot[0].slot >> 16) as u16;
+            let slots = self.slots(as_id);
+            // The slot may have gone, or have become another.
+            let Some(slot) = slots.by_id(of_slot[0].slot & 0xffff) else { continue };
+            let Some(dirty) = &slot.dirty else { continue };
+            for page in of_slot.iter().filter(|page| page.offset < slot.pages()) {
+                dirty.unmark(page.offset);
+                shadow.write_protect(&self.arena, as_id, Gfn(slot.base_gfn().0 + page.offset));
+            }
+        }
+        drop(shadow);
+        self.peers.request_all(Requests::TLB_FLUSH);
+        count
+    }
+
     /// The caller's mappings in `range` have changed: drops every translation of them, found through the reverse map.
     ///
     /// An spte holds an hva's frame number, not a host physical one, so that nothing was wrong with it; but what
@@ -242,7 +291,7 @@ impl Mmu {
         me: Option<&Peer>,
     ) -> bool {
         let gfn = gpa.gfn();
-        slot.mark_dirty(gfn);
+        self.mark_dirty(slot, gfn, me);
         // The store comes before the look at who tracks the page.
         fence(SeqCst);
         if slot.offset_of(gfn).is_some_and(|offset| slot.tracks.is_page_table(offset)) {
@@ -253,9 +302,17 @@ impl Mmu {
 
     /// After the walker has set an accessed or dirty bit: sptes stay as they are (but see `narrow_bits_set`), the dirty log and
     /// decoded code do not.
-    pub(crate) fn table_bits_set(&self, as_id: u16, slot: &Memslot, gpa: Gpa, ptr: HostPtr, size: u64) {
+    pub(crate) fn table_bits_set(
+        &self,
+        as_id: u16,
+        slot: &Memslot,
+        gpa: Gpa,
+        ptr: HostPtr,
+        size: u64,
+        by: &Peer,
+    ) {
         let gfn = gpa.gfn();
-        slot.mark_dirty(gfn);
+        self.mark_dirty(slot, gfn, Some(by));
         if size == 4 && slot.offset_of(gfn).is_some_and(|offset| slot.tracks.is_page_table(offset)) {
             self.shadow.lock().narrow_bits_set(&self.arena, as_id, gpa);
         }

@@ -29,6 +29,8 @@ bitflags! {
         const MMU = 1 << 2;
         /// Decoded code was overwritten: see `VcpuMmu::take_code_writes`.
         const CODE = 1 << 3;
+        /// The vCPU's dirty ring is full.
+        const DIRTY_RING = 1 << 4;
         /// Leave the run loop (KVM_RUN returns EINTR).
         const EXIT = 1 << 8;
         /// Look for an interrupt, NMI, SMI or INIT.

@@ -6,10 +6,11 @@
 //!
 //! Not here: what makes tags bad (`mmu`, `fault`, `page_track`).
 
+use crate::dirty_ring::DirtyRing;
 use crate::safepoint::{Mode, Requests, VcpuGate};
 use parking_lot::{Mutex, RwLock};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 
 /// A store hit decoded code: `granules` of the host frame (hva >> 12), 64 bytes each, have changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,11 +42,13 @@ pub(crate) struct Peer {
     mailbox: Mutex<Mailbox>,
     /// The last epoch whose messages this vCPU has acted on.
     seen: AtomicU64,
+    /// Where the pages that it dirties are told.
+    pub ring: OnceLock<DirtyRing>,
 }
 
 impl Peer {
     pub fn new(gate: Arc<VcpuGate>) -> Arc<Peer> {
-        Arc::new(Peer { gate, mailbox: Mutex::default(), seen: AtomicU64::new(0) })
+        Arc::new(Peer { gate, mailbox: Mutex::default(), seen: AtomicU64::new(0), ring: OnceLock::new() })
     }
 
     /// The tags to drop: frames, and whether to flush all. Call [`acknowledge`](Self::acknowledge) once they are gone.
@@ -76,6 +79,30 @@ pub(crate) struct Peers {
 impl Peers {
     pub fn add(&self, peer: Arc<Peer>) {
         self.list.write().push(peer);
+    }
+
+    /// Those that are here now.
+    pub fn all(&self) -> Vec<Arc<Peer>> {
+        self.list.read().clone()
+    }
+
+    /// Tells a written page in the ring of the vCPU that wrote it; a write by no vCPU goes to the first one's.
+    pub fn dirtied(&self, page: crate::dirty_ring::DirtyPage, me: Option<&Peer>) {
+        let push = |peer: &Peer| {
+            if let Some(ring) = peer.ring.get()
+                && ring.push(page)
+            {
+                peer.gate.request(Requests::DIRTY_RING);
+            }
+        };
+        match me {
+            Some(me) => push(me),
+            None => {
+                if let Some(first) = self.list.read().iter().find(|p| p.ring.get().is_some()) {
+                    push(first);
+                }
+            }
+        }
     }
 
     pub fn remove(&self, peer: &Arc<Peer>) {

@@ -3,6 +3,7 @@
 //! Not here: how a miss is handled (`fault`), what a change of registers does (`invalidate`).
 
 use crate::access::Tracked;
+use crate::dirty_ring::DirtyRing;
 use crate::guest_memory::{GuestMemory, SlotTables};
 use crate::host_mem::HostPtr;
 use crate::memslot::Memslots;
@@ -83,7 +84,7 @@ impl VcpuMmu {
             registers: PagingRegisters { maxphyaddr: 36, ..PagingRegisters::default() },
             context: PagingContext::default(),
             slots: mmu.slots(0),
-            memory: mmu.guest_memory(0),
+            memory: GuestMemory::of_vcpu(Arc::clone(&mmu), 0, Arc::clone(&peer)),
             roots: RootCache::new(RootKey::of(&PagingContext::default(), 0), &mmu.arena),
             stats: VcpuStats::default(),
             peer,
@@ -120,7 +121,8 @@ impl VcpuMmu {
     pub(crate) fn reload_slots(&mut self) {
         self.slots = self.mmu.slots(self.registers.as_id);
         if self.memory.as_id() != self.registers.as_id {
-            self.memory = self.mmu.guest_memory(self.registers.as_id);
+            self.memory =
+                GuestMemory::of_vcpu(Arc::clone(&self.mmu), self.registers.as_id, Arc::clone(&self.peer));
         }
     }
 
@@ -131,7 +133,19 @@ impl VcpuMmu {
     }
 
     pub(crate) fn tables(&self) -> SlotTables<'_> {
-        SlotTables { mmu: &self.mmu, as_id: self.registers.as_id, slots: &self.slots }
+        SlotTables { mmu: &self.mmu, as_id: self.registers.as_id, slots: &self.slots, peer: &self.peer }
+    }
+
+    /// Gives the vCPU a dirty ring, before it runs (KVM_CAP_DIRTY_LOG_RING). A second one is dropped.
+    pub fn set_dirty_ring(&self, ring: DirtyRing) {
+        if self.peer.ring.set(ring).is_ok() {
+            self.mmu.use_dirty_rings();
+        }
+    }
+
+    /// Whether the vCPU may not run until the caller has reset entries of its dirty ring.
+    pub fn dirty_ring_is_full(&self) -> bool {
+        self.peer.ring.get().is_some_and(DirtyRing::is_full)
     }
 
     /// Must follow each store through a `Target::Tracked`: updates what was derived from the memory. True: decoded

@@ -556,7 +556,8 @@ pub static ROWS: &[Row] = &[
         set!(mtrr_def_type, |_c, v, _host| (v & !0xcff == 0 && mtrr_type(v as u8)).then_some(v))
     ),
     // No PMU: zero is all that there is, and all that can be restored.
-    row!(IA32_PERF_CAPABILITIES, "IA32_PERF_CAPABILITIES", Feature, never, zero, |_, _, v, host| host && v == 0),
+    row!(IA32_PERF_CAPABILITIES, "IA32_PERF_CAPABILITIES", Feature, never, zero, |_, _, v, host| host
+        && v == 0),
     row!(
         IA32_MC0_CTL,
         IA32_MC0_CTL + 4 * MCE_BANKS as u32 - 1,

@@ -31,6 +31,24 @@ pub const COALESCED_PAGE_OFFSET: usize = 2 * 4096;
 /// KVM_GET_VCPU_MMAP_SIZE.
 pub const RUN_MMAP_SIZE: usize = 3 * 4096;
 
+/// Where a vCPU's dirty ring lies in the mapping (KVM_DIRTY_LOG_PAGE_OFFSET pages).
+pub const DIRTY_RING_OFFSET: usize = KVM_DIRTY_LOG_PAGE_OFFSET as usize * 4096;
+/// The largest dirty ring in bytes: what KVM_CHECK_EXTENSION(KVM_CAP_DIRTY_LOG_RING) answers, 65,536 entries.
+pub const DIRTY_RING_MAX: usize = 65536 * size_of::<kvm_dirty_gfn>();
+
+/// The entries of a vCPU's dirty ring (`struct kvm_dirty_gfn`), shared with the caller, who may write at any time. An
+/// index wraps at the number of entries.
+pub trait DirtyRing: Send + Sync {
+    /// How many there are: a power of two.
+    fn count(&self) -> u32;
+    /// The flags of an entry (an acquire load).
+    fn flags(&self, index: u32) -> u32;
+    /// Stores slot and offset, and then KVM_DIRTY_GFN_F_DIRTY as the flags (a release store).
+    fn publish(&self, index: u32, slot: u32, offset: u64);
+    /// Flags 0 (a release store).
+    fn clear(&self, index: u32);
+}
+
 macro_rules! run_fields {
     ($($get:ident $set:ident $t:ty, $field:ident, $doc:literal;)*) => {
         impl dyn RunPage + '_ {
@@ -178,6 +196,14 @@ pub trait Vm: Send + Sync + Inspect {
     fn check_clear_dirty_log(&self, slot: u32, first_page: u64, pages: u64) -> Result;
     /// KVM_CLEAR_DIRTY_LOG: clears the bits of a part of the log that begins at `first_page`, a multiple of 64.
     fn clear_dirty_log(&self, slot: u32, first_page: u64, bits: &[u64]) -> Result;
+    /// Bytes of each vCPU's dirty ring (KVM_CAP_DIRTY_LOG_RING); 0: there is none.
+    fn dirty_ring_bytes(&self) -> usize {
+        0
+    }
+    /// KVM_RESET_DIRTY_RINGS: how many entries were reset.
+    fn reset_dirty_rings(&self) -> Result<u32> {
+        Err(Errno::EINVAL)
+    }
     /// The caller's mappings in this range have changed (a process-local MMU notifier).
     fn invalidate_hva(&self, start: u64, len: u64);
     /// KVM_SET_NR_MMU_PAGES.
@@ -237,6 +263,8 @@ pub trait Vm: Send + Sync + Inspect {
 pub trait Vcpu: Send + Inspect {
     /// What wakes it from another thread or a signal handler.
     fn kicker(&self) -> Arc<dyn Kick>;
+    /// The front end's dirty ring for it, before it runs.
+    fn set_dirty_ring(&mut self, _ring: Arc<dyn DirtyRing>) {}
     /// KVM_RUN (4.9). `Ok`: the page has the exit. EINTR and EFAULT leave state and page consistent.
     fn run(&mut self, page: &Arc<dyn RunPage>) -> Result;
     /// KVM_RUN that is left with EINTR, as by a kick, once the bound is reached; a halted vCPU that nothing inside the VM

@@ -6,6 +6,11 @@
 
 pub use kvm_bindings::*;
 
+/// `struct kvm_dirty_gfn`'s flags: the entry holds a page.
+pub const KVM_DIRTY_GFN_F_DIRTY: u32 = 1 << 0;
+/// `struct kvm_dirty_gfn`'s flags: the caller has taken the page.
+pub const KVM_DIRTY_GFN_F_RESET: u32 = 1 << 1;
+
 /// The fixed part of `struct kvm_nested_state`: 128 bytes, which the ioctl's number counts.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +30,7 @@ layout! {
     kvm_sregs = 312;
     kvm_sregs2 = 320;
     kvm_segment = 24;
+    kvm_dirty_gfn = 16;
     kvm_fpu = 416;
     kvm_xsave = 4096;
     kvm_xcrs = 392;

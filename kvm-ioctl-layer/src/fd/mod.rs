@@ -11,6 +11,8 @@ pub mod vm_fd;
 #[cfg(test)]
 mod host_tests;
 #[cfg(test)]
+mod memory_tests;
+#[cfg(test)]
 mod state_tests;
 #[cfg(test)]
 mod tests;

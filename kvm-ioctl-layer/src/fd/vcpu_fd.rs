@@ -2,7 +2,7 @@
 
 use crate::run_page::{RingMapping, RunMapping};
 use crate::{Result, error};
-use kvm_api::backend::{Inspect, Kick, RunBound, RunPage, Vcpu, Vm};
+use kvm_api::backend::{DirtyRing, Inspect, Kick, RunBound, RunPage, Vcpu, Vm};
 use kvm_api::errno::Errno;
 use kvm_api::uapi::*;
 use kvm_ioctls::{SyncReg, VcpuExit};
@@ -124,8 +124,12 @@ forward! {
 }
 
 impl VcpuFd {
-    pub(crate) fn new(vm: Arc<dyn Vm>, vcpu: Box<dyn Vcpu>, ring: &RingMapping) -> Result<VcpuFd> {
-        let page = Arc::new(RunMapping::new(ring).map_err(error)?);
+    pub(crate) fn new(vm: Arc<dyn Vm>, mut vcpu: Box<dyn Vcpu>, ring: &RingMapping) -> Result<VcpuFd> {
+        let page = Arc::new(RunMapping::new(ring, vm.dirty_ring_bytes()).map_err(error)?);
+        if let Some(ring) = page.dirty_ring() {
+            let ring: Arc<dyn DirtyRing> = ring.clone();
+            vcpu.set_dirty_ring(ring);
+        }
         let kick = KickHandle(vcpu.kicker());
         Ok(VcpuFd {
             vcpu: Mutex::new(vcpu),
@@ -211,6 +215,11 @@ impl VcpuFd {
     /// The shared pages, with the memfd that a caller may map.
     pub fn run_mapping(&self) -> &Arc<RunMapping> {
         &self.page
+    }
+
+    /// The dirty ring, after [`VmFd::enable_dirty_log_ring`](crate::VmFd::enable_dirty_log_ring).
+    pub fn dirty_ring(&self) -> Option<&Arc<crate::run_page::DirtyRingMapping>> {
+        self.page.dirty_ring()
     }
 
     /// The run page.

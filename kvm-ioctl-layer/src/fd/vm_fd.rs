@@ -205,6 +205,23 @@ impl VmFd {
         Ok(bits)
     }
 
+    /// KVM_CAP_DIRTY_LOG_RING: each vCPU made later has a dirty ring of so many bytes, 16 an entry; `None` takes the largest.
+    pub fn enable_dirty_log_ring(&self, bytes: Option<u32>) -> Result {
+        let bytes = match bytes {
+            Some(bytes) => u64::from(bytes),
+            None => self.check_extension_raw(u64::from(KVM_CAP_DIRTY_LOG_RING)) as u64,
+        };
+        let mut cap = kvm_enable_cap { cap: KVM_CAP_DIRTY_LOG_RING, ..Default::default() };
+        cap.args[0] = bytes;
+        self.enable_cap(&cap)
+    }
+
+    /// KVM_RESET_DIRTY_RINGS: what was harvested from the rings of all vCPUs becomes free, and further writes to those pages are
+    /// told again. How many entries that were.
+    pub fn reset_dirty_rings(&self) -> Result<u32> {
+        self.vm.reset_dirty_rings().map_err(error)
+    }
+
     /// KVM_IRQFD: `fd` raises the GSI (a pulse).
     pub fn register_irqfd(&self, fd: &EventFd, gsi: u32) -> Result {
         self.irqfd(fd, None, gsi, 0)

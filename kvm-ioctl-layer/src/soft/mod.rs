@@ -9,6 +9,7 @@ pub mod irqfd;
 pub mod memory;
 pub mod msr;
 pub mod nested;
+mod rings;
 pub mod vcpu;
 pub mod vm;
 

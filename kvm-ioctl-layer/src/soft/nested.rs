@@ -26,7 +26,12 @@ pub fn empty() -> kvm_nested_state_header {
     let mut hdr = [0; 120];
     if HostProcessor::this().is_amd() {
         let flags = KVM_STATE_NESTED_GIF_SET as u16;
-        return kvm_nested_state_header { flags, format: KVM_STATE_NESTED_FORMAT_SVM as u16, size: SIZE, hdr };
+        return kvm_nested_state_header {
+            flags,
+            format: KVM_STATE_NESTED_FORMAT_SVM as u16,
+            size: SIZE,
+            hdr,
+        };
     }
     // vmxon_pa and vmcs12_pa.
     hdr[..8].copy_from_slice(&NO_ADDRESS.to_le_bytes());
@@ -37,8 +42,7 @@ pub fn empty() -> kvm_nested_state_header {
 /// Whether a state can be restored (EINVAL): an empty one.
 pub fn check(state: &kvm_nested_state_header) -> Result {
     let flags = u32::from(state.flags);
-    let pending_alone =
-        flags & KVM_STATE_NESTED_RUN_PENDING != 0 && flags & KVM_STATE_NESTED_GUEST_MODE == 0;
+    let pending_alone = flags & KVM_STATE_NESTED_RUN_PENDING != 0 && flags & KVM_STATE_NESTED_GUEST_MODE == 0;
     let own = empty();
     if state.size < SIZE || flags & !KNOWN != 0 || pending_alone || state.format != own.format {
         return Err(Errno::EINVAL);

@@ -12,7 +12,9 @@ use emu_core::exit::{Direction, Exit, InternalError};
 use emu_core::irqchip::lapic::IdFormat;
 use emu_core::vcpu::{ATTENTION_EVENT, RIP, Vcpu as Core};
 use emu_core::{Bound, GuestDebug, Processor};
-use kvm_api::backend::{EXIT_UNION, Inspect, Kick, PIO_PAGE_OFFSET, RunBound, RunPage, SYNC_REGS, Vcpu};
+use kvm_api::backend::{
+    DirtyRing, EXIT_UNION, Inspect, Kick, PIO_PAGE_OFFSET, RunBound, RunPage, SYNC_REGS, Vcpu,
+};
 use kvm_api::errno::{Errno, Result};
 use kvm_api::uapi::*;
 use parking_lot::Mutex;
@@ -318,6 +320,7 @@ impl SoftVcpu {
                 self.unfinished = Unfinished::Hypercall;
                 KVM_EXIT_HYPERCALL
             }
+            Exit::DirtyRingFull => KVM_EXIT_DIRTY_RING_FULL,
             Exit::HostFault { hva } => {
                 tracing::debug!(hva, "guest memory is gone");
                 return Err(Errno::EFAULT);
@@ -518,6 +521,11 @@ impl Inspect for SoftVcpu {
 impl Vcpu for SoftVcpu {
     fn kicker(&self) -> Arc<dyn Kick> {
         Arc::new(GateKick(self.processor.vcpu.shared.gate.clone()))
+    }
+
+    fn set_dirty_ring(&mut self, ring: Arc<dyn DirtyRing>) {
+        let entries = Box::new(super::rings::Entries(ring));
+        self.core().mmu.set_dirty_ring(softmmu::DirtyRing::new(entries));
     }
 
     fn run(&mut self, page: &Arc<dyn RunPage>) -> Result {

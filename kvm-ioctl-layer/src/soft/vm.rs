@@ -5,7 +5,7 @@
 use super::bus::SoftBus;
 use super::irqfd::Irqfds;
 use super::vcpu::SoftVcpu;
-use super::{convert, memory};
+use super::{convert, memory, rings};
 use crate::caps;
 use emu_core::Host;
 use emu_core::irqchip::SourceId;
@@ -37,6 +37,8 @@ pub struct VmSettings {
     pub events: convert::EventCaps,
     /// KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: its flags.
     pub manual_dirty_log: u32,
+    /// KVM_CAP_DIRTY_LOG_RING: bytes of a vCPU's ring (0: the log is bitmaps).
+    pub dirty_ring: usize,
     /// KVM_CAP_X2APIC_API: KVM_GET_LAPIC shows 32-bit ids.
     pub x2apic_ids: bool,
 }
@@ -116,6 +118,10 @@ impl Vm for SoftVm {
     }
 
     fn enable_cap(&self, cap: &kvm_enable_cap) -> Result {
+        if let KVM_CAP_DIRTY_LOG_RING | KVM_CAP_DIRTY_LOG_RING_ACQ_REL = cap.cap {
+            // The one capability whose flags nobody looks at.
+            return rings::enable(&mut self.settings.lock(), cap.args[0]);
+        }
         if cap.flags != 0 {
             return Err(Errno::EINVAL);
         }
@@ -200,21 +206,35 @@ impl Vm for SoftVm {
     }
 
     fn set_user_memory_region(&self, region: &kvm_userspace_memory_region2) -> Result {
-        let full = self.settings.lock().manual_dirty_log & KVM_DIRTY_LOG_INITIALLY_SET != 0;
+        let full = {
+            let s = self.settings.lock();
+            s.dirty_ring == 0 && s.manual_dirty_log & KVM_DIRTY_LOG_INITIALLY_SET != 0
+        };
         memory::set_user_memory_region(&self.core.mmu, region, Self::ADDRESS_SPACES, full)
     }
 
     fn get_dirty_log(&self, slot: u32) -> Result<Vec<u64>> {
+        rings::not_in_use(&self.settings.lock())?;
         let manual = self.settings.lock().manual_dirty_log & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE != 0;
         memory::get_dirty_log(&self.core.mmu, slot, Self::ADDRESS_SPACES, manual)
     }
 
     fn check_clear_dirty_log(&self, slot: u32, first_page: u64, pages: u64) -> Result {
+        rings::not_in_use(&self.settings.lock())?;
         memory::check_clear(&self.core.mmu, slot, first_page, pages, Self::ADDRESS_SPACES)
     }
 
     fn clear_dirty_log(&self, slot: u32, first_page: u64, bits: &[u64]) -> Result {
+        rings::not_in_use(&self.settings.lock())?;
         memory::clear_dirty_log(&self.core.mmu, slot, first_page, bits, Self::ADDRESS_SPACES)
+    }
+
+    fn dirty_ring_bytes(&self) -> usize {
+        self.settings.lock().dirty_ring
+    }
+
+    fn reset_dirty_rings(&self) -> Result<u32> {
+        rings::reset(&self.core.mmu, &self.settings.lock())
     }
 
     fn invalidate_hva(&self, start: u64, len: u64) {

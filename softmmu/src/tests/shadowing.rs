@@ -3,6 +3,7 @@
 
 use super::walking::{address, an_access, entry, fit, pdptrs, places, registers};
 use crate::access::{Access, AccessKind, MmuFault, Target};
+use crate::dirty_ring::{DirtyRing, tests::Entries};
 use crate::host_mem::{self, HostPtr};
 use crate::memslot::MemRegionFlags;
 use crate::mmu::MmuConfig;
@@ -67,6 +68,8 @@ struct Bench {
     /// Pages written since the log was fetched.
     dirty: u64,
     logging: bool,
+    /// Each vCPU's dirty ring, and where it was read up to; none: the log is a bitmap.
+    rings: Vec<(Arc<Entries>, usize)>,
     favourites: Vec<u64>,
 }
 
@@ -76,10 +79,16 @@ impl Bench {
         pdptrs: [u64; 4],
         places: &[(u64, u64, u64)],
         favourites: Vec<u64>,
+        rings: bool,
     ) -> Bench {
         let vm = TestVm::with_config(BYTES, MmuConfig { shadow_pages: 64 });
-        let vcpus = (0..2).map(|_| vm.vcpu()).collect();
-        let mut bench = Bench { vm, vcpus, model: vec![0; BYTES], dirty: 0, logging: false, favourites };
+        let vcpus: Vec<_> = (0..2).map(|_| vm.vcpu()).collect();
+        let rings: Vec<_> = vcpus.iter().filter(|_| rings).map(|_| (Entries::new(256), 0)).collect();
+        for ((_, mmu), (entries, _)) in vcpus.iter().zip(&rings) {
+            mmu.set_dirty_ring(DirtyRing::new(Box::new(entries.clone())));
+        }
+        let mut bench =
+            Bench { vm, vcpus, model: vec![0; BYTES], dirty: 0, logging: false, rings, favourites };
         let size = if regs.cr4.contains(Cr4::PAE) { 8 } else { 4 };
         for &(frame, index, entry) in places {
             bench.store((frame << 12) | ((index * size) & 0xfff), &entry.to_le_bytes()[..size as usize]);
@@ -109,6 +118,21 @@ impl Bench {
         let (gate, mmu) = &mut self.vcpus[vcpu];
         let requests = gate.take_requests();
         mmu.apply_requests(requests);
+    }
+
+    /// Everything in the dirty rings, which are reset: a bit a page, and no page twice.
+    fn drain_rings(&mut self) -> u64 {
+        let mut bits = 0;
+        for (entries, at) in &mut self.rings {
+            for (slot, offset) in entries.harvest(at, usize::MAX) {
+                assert!(slot == 0 && bits >> offset & 1 == 0, "page {offset} of slot {slot} twice");
+                bits |= 1 << offset;
+            }
+        }
+        let mmu = &self.vm.mmu;
+        let count = self.vm.world.exclusive(None, |ex| mmu.reset_dirty_rings(ex));
+        assert_eq!(count, u64::count_ones(bits) as usize);
+        bits
     }
 
     /// The guest flushes everywhere, so that no stale translation is allowed from here on.
@@ -233,6 +257,10 @@ impl Bench {
                 for (gate, _) in &self.vcpus {
                     gate.leave();
                 }
+                if !(self.logging && log) {
+                    // What an earlier log has left.
+                    self.drain_rings();
+                }
                 let flags = if log { MemRegionFlags::LOG_DIRTY } else { MemRegionFlags::empty() };
                 self.vm.set_slot(0, Gpa(0), BYTES as u64, self.vm.ram.hva(), flags);
                 for (gate, _) in &self.vcpus {
@@ -248,8 +276,12 @@ impl Bench {
                 for (gate, _) in &self.vcpus {
                     gate.leave();
                 }
-                let mmu = &self.vm.mmu;
-                let bits = self.vm.world.exclusive(None, |ex| mmu.get_dirty_log(ex, 0, 0)).unwrap();
+                let bits = if self.rings.is_empty() {
+                    let mmu = &self.vm.mmu;
+                    self.vm.world.exclusive(None, |ex| mmu.get_dirty_log(ex, 0, 0)).unwrap()
+                } else {
+                    vec![self.drain_rings()]
+                };
                 prop_assert_eq!(&bits, &[self.dirty], "the dirty log");
                 self.dirty = 0;
                 for (gate, _) in &self.vcpus {
@@ -278,8 +310,9 @@ proptest! {
         places in places(),
         favourites in proptest::collection::vec(address(), 3..8),
         steps in proptest::collection::vec(step(), 1..300),
+        rings: bool,
     ) {
-        let mut bench = Bench::new(regs, pdptrs, &places, favourites);
+        let mut bench = Bench::new(regs, pdptrs, &places, favourites, rings);
         for step in steps {
             bench.run(step.clone()).map_err(|e| TestCaseError::fail(format!("{step:?}: {e}")))?;
         }

@@ -239,7 +239,18 @@ unsafe fn map_ours(a: [u64; 6]) -> Option<i64> {
     }
     inside::within(|| {
         let (_, held) = registry::find_fd(fd as i32)?;
-        let registry::Held::Vcpu(_, _, vm) = held else { return Some(-i64::from(libc::ENODEV)) };
+        let registry::Held::Vcpu(vcpu, _, vm) = held else { return Some(-i64::from(libc::ENODEV)) };
+        if let Some(ring) = vcpu.dirty_ring() {
+            // The first or the last page is the dirty ring's: shared, and no code (KVM api 8.29).
+            let begin = kvm_api::backend::DIRTY_RING_OFFSET as u64;
+            let within = |at: u64| (begin..begin + ring.size() as u64).contains(&at);
+            let shared = flags as i32 & libc::MAP_TYPE != libc::MAP_PRIVATE;
+            if (within(offset) || within(offset.saturating_add(len.max(1) - 1)))
+                && (!shared || protection as i32 & libc::PROT_EXEC != 0)
+            {
+                return Some(-i64::from(libc::EINVAL));
+            }
+        }
         // SAFETY: as the caller promises.
         let at = unsafe { raw::syscall(libc::SYS_mmap, a) };
         let ring = kvm_api::backend::COALESCED_PAGE_OFFSET as u64;
