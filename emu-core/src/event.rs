@@ -29,6 +29,8 @@ pub enum Activity {
     InitReceived,
     /// HLT, until an interrupt.
     Halted,
+    /// KVM_MP_STATE_AP_RESET_HOLD, which only user space asks for here: ends as HLT does.
+    ResetHold,
 }
 
 /// An exception on its way to the guest.

@@ -101,6 +101,8 @@ pub enum Exit {
     DirtyRingFull,
     /// Execution was interrupted from outside: a kick, a signal.
     Interrupted,
+    /// A vCPU that waits for INIT was woken, by an INIT or otherwise, and has executed nothing: KVM_RUN returns EAGAIN.
+    Woken,
     /// The bound in retired instructions was reached.
     Bound,
     /// A debug event that user space asked for (KVM_SET_GUEST_DEBUG).

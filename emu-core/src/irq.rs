@@ -222,7 +222,10 @@ impl Vcpu {
     /// Whether an event is there that ends HLT.
     pub fn wakes_from_halt(&mut self) -> bool {
         let e = &self.events;
-        if e.exception.is_some() || (e.nmi_pending > 0 && !e.nmi_masked) || e.smi_pending || e.init_pending {
+        if e.exception.is_some()
+            || (e.nmi_pending > 0 && !e.nmi_masked)
+            || ((e.smi_pending || e.init_pending) && !e.smm)
+        {
             return true;
         }
         self.flag(Rflags::IF) && (self.events.interrupt.is_some() || self.interrupt_pending())
@@ -244,7 +247,7 @@ impl Vcpu {
         if pending.sipi.is_some() {
             e.sipi_vector = pending.sipi;
         }
-        if pending.unhalt && e.activity == Activity::Halted {
+        if pending.unhalt && matches!(e.activity, Activity::Halted | Activity::ResetHold) {
             e.activity = Activity::Runnable;
         }
     }

@@ -41,6 +41,7 @@ pub(crate) mod oracle;
 pub(crate) mod rig;
 pub mod run;
 pub mod segload;
+pub mod smm;
 pub mod state;
 pub mod stats;
 pub mod task;

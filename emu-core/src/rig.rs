@@ -251,6 +251,27 @@ impl Rig {
         }
     }
 
+    /// Gives system-management mode its address space: this rig's memory, but for 128 KiB of its own at `smram`.
+    /// Returns the memory behind those, which must outlive the run.
+    pub fn system_management_memory(&mut self, smram: u64) -> MmapMut {
+        let own = MmapMut::map_anon(0x2_0000).expect("128 KiB");
+        let ram = self._ram.as_ptr() as u64;
+        let regions = [
+            (0, smram, ram),
+            (smram, 0x2_0000, own.as_ptr() as u64),
+            (smram + 0x2_0000, RAM - smram - 0x2_0000, ram + smram + 0x2_0000),
+        ];
+        for (slot, (gpa, size, hva)) in (0..).zip(regions) {
+            let flags = MemRegionFlags::empty();
+            let region = MemRegion { slot, as_id: 1, gpa: Gpa(gpa), size, hva: Hva(hva), flags };
+            self.vm
+                .world()
+                .exclusive(None, |ex| self.vm.mmu.set_memory_region(ex, region))
+                .expect("an empty address space");
+        }
+        own
+    }
+
     /// Puts the vCPU's registers back as [`Rig::new`] left them. Memory, CPUID and vector registers stay.
     pub fn restart(&mut self) {
         let v = self.cpu();

@@ -314,13 +314,20 @@ impl Processor {
     fn inactive(&mut self) -> Option<Exit> {
         let mut counted = false;
         let mut skipped = false;
+        let uninitialized = self.vcpu.events.activity == Activity::Uninitialized;
         loop {
             let v = &mut self.vcpu;
             v.accept_init_and_sipi();
+            if uninitialized && (v.events.activity != Activity::Uninitialized || v.wakes_from_halt()) {
+                return Some(Exit::Woken);
+            }
             match v.events.activity {
                 Activity::Runnable => return None,
-                Activity::Halted => {
+                Activity::Halted | Activity::ResetHold => {
                     v.stats.halts += !core::mem::replace(&mut counted, true) as u64;
+                    if v.smi_deliverable() && v.events.exception.is_none() {
+                        return self.take_smi(true);
+                    }
                     if v.wakes_from_halt() {
                         v.events.activity = Activity::Runnable;
                         return None;
@@ -387,6 +394,9 @@ impl Processor {
             v.raise_debug(bits);
             return self.deliver_pending_exception();
         }
+        if v.smi_deliverable() && !v.events.nmi_injected {
+            return self.take_smi(false);
+        }
         if v.events.nmi_injected
             || (v.events.nmi_pending > 0 && !v.events.nmi_masked && shadow == Shadow::None)
         {
@@ -420,6 +430,18 @@ impl Processor {
             return Some(Exit::IrqWindowOpen);
         }
         None
+    }
+
+    /// The SMI that waits. `halted`: it ends HLT.
+    fn take_smi(&mut self, halted: bool) -> Option<Exit> {
+        match self.vcpu.enter_smm(halted) {
+            Ok(()) => None,
+            Err(Stop::HostFault) => Some(Exit::HostFault { hva: self.vcpu.host_fault }),
+            Err(_) => {
+                self.vcpu.events.smi_pending = false;
+                Some(Exit::Shutdown)
+            }
+        }
     }
 
     fn deliver_pending_exception(&mut self) -> Option<Exit> {

@@ -369,7 +369,7 @@ pub static TABLE: &[Row] = &[
     row!(KVM_GET_XCRS Vcpu KVM_CAP_XCRS, "4.43", get!(Vcpu get_xcrs), ""),
     row!(KVM_SET_XCRS Vcpu KVM_CAP_XCRS, "4.44", set!(Vcpu set_xcrs kvm_xcrs), ""),
     row!(KVM_NMI Vcpu KVM_CAP_USER_NMI, "api.rst", Handler::Vcpu(|o, _| ok(o.nmi())), ""),
-    row!(KVM_SMI Vcpu KVM_CAP_X86_SMM, "api.rst", Handler::Vcpu(|o, _| ok(o.smi())), "KVM_CAP_X86_SMM is 0 so far"),
+    row!(KVM_SMI Vcpu KVM_CAP_X86_SMM, "api.rst", Handler::Vcpu(|o, _| ok(o.smi())), ""),
     row!(KVM_SET_GUEST_DEBUG Vcpu KVM_CAP_SET_GUEST_DEBUG, "api.rst", set!(Vcpu set_guest_debug kvm_guest_debug), ""),
     row!(KVM_SET_TSC_KHZ Vcpu KVM_CAP_TSC_CONTROL, "api.rst", Handler::Vcpu(|o, c| ok(o.set_tsc_khz(u32::try_from(c.arg).map_err(|_| Errno::EINVAL)?))), ""),
     row!(KVM_GET_TSC_KHZ Vcpu KVM_CAP_GET_TSC_KHZ, "api.rst", Handler::Vcpu(|o, _| o.get_tsc_khz().map(|k| Answer::Value(k as i32)).map_err(errno)), ""),

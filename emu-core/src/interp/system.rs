@@ -11,13 +11,13 @@ use super::operand::Int;
 use super::segment::check_umip;
 use super::{Handler, by_size};
 use crate::event::Activity;
-use crate::exit::{Result, Stop};
+use crate::exit::Result;
 use crate::vcpu::{ATTENTION_ACTIVITY, ATTENTION_EVENT, Vcpu};
 use decoder::{CpuMode, Insn};
 use iced_x86::{Code, Mnemonic};
 use x86_arch::control::{Cr0, Cr4, Xcr0};
 use x86_arch::cpuid;
-use x86_arch::{Exception, Gpr, Gva, Rflags, Seg, Vector};
+use x86_arch::{Gpr, Gva, Rflags, Seg};
 
 const RAX: u8 = Gpr::Rax as u8;
 const RCX: u8 = Gpr::Rcx as u8;
@@ -423,13 +423,9 @@ fn nothing(_: &mut Vcpu, _: &Insn) -> Result {
     Ok(())
 }
 
-/// RSM outside system-management mode.
+/// RSM, at any privilege level; outside system-management mode it does not exist.
 fn rsm(c: &mut Vcpu, _: &Insn) -> Result {
-    if c.events.smm {
-        // A consistency check of the saved state cannot pass: there is no SMM here to have saved it.
-        return Err(Stop::Shutdown);
-    }
-    Err(Exception::new(Vector::Ud).into())
+    if c.events.smm { c.leave_smm() } else { c.ud() }
 }
 
 /// The handler, if the instruction is of this family.

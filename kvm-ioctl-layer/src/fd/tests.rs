@@ -73,13 +73,15 @@ fn errno<T: core::fmt::Debug>(r: crate::Result<T>) -> i32 {
     r.unwrap_err().errno()
 }
 
+mod smm;
+
 #[test]
 fn memory_slots() {
     let g = Guest::new(&[0xf4]);
     assert_eq!(errno(g.try_slot(1, 0x1000, 0x1000, 0)), libc::EEXIST);
     assert_eq!(errno(g.try_slot(1, 0x1_0001, 0x1000, 0)), libc::EINVAL);
     assert_eq!(errno(g.try_slot(1, 0x10_0000, 0x1000, 1 << 5)), libc::EINVAL);
-    assert_eq!(errno(g.try_slot(1 << 16, 0x10_0000, 0x1000, 0)), libc::EINVAL);
+    assert_eq!(errno(g.try_slot(2 << 16, 0x10_0000, 0x1000, 0)), libc::EINVAL);
     g.slot(1, 0x10_0000, 0x1000, KVM_MEM_LOG_DIRTY_PAGES);
     assert_eq!(g.vm.get_dirty_log(1, 0x1000).unwrap(), [0]);
     assert_eq!(errno(g.vm.get_dirty_log(0, RAM)), libc::ENOENT);

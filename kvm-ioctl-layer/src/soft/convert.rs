@@ -474,7 +474,7 @@ pub fn set_events(e: &mut Events, k: &kvm_vcpu_events) {
     if has(KVM_VCPUEVENT_VALID_SMM) {
         e.smm = k.smi.smm != 0;
         e.smi_pending = k.smi.pending != 0;
-        e.smm_inside_nmi = k.smi.smm_inside_nmi != 0;
+        e.smm_inside_nmi = e.smm && k.smi.smm_inside_nmi != 0;
         e.init_pending = k.smi.latched_init != 0;
     }
     if has(KVM_VCPUEVENT_VALID_TRIPLE_FAULT) {
@@ -490,11 +490,16 @@ pub fn mp_state(e: &Events) -> u32 {
         Activity::InitReceived if e.sipi_vector.is_some() => KVM_MP_STATE_SIPI_RECEIVED,
         Activity::InitReceived => KVM_MP_STATE_INIT_RECEIVED,
         Activity::Halted => KVM_MP_STATE_HALTED,
+        Activity::ResetHold => KVM_MP_STATE_AP_RESET_HOLD,
     }
 }
 
 /// KVM_SET_MP_STATE, after the checks.
 pub fn set_mp_state(e: &mut Events, state: u32) -> Result {
+    // INIT waits while the vCPU is in SMM: KVM_SET_VCPU_EVENTS says so (latched_init).
+    if e.smm && matches!(state, KVM_MP_STATE_INIT_RECEIVED | KVM_MP_STATE_SIPI_RECEIVED) {
+        return Err(Errno::EINVAL);
+    }
     e.activity = match state {
         KVM_MP_STATE_RUNNABLE => Activity::Runnable,
         KVM_MP_STATE_UNINITIALIZED => Activity::Uninitialized,
@@ -504,6 +509,7 @@ pub fn set_mp_state(e: &mut Events, state: u32) -> Result {
             Activity::InitReceived
         }
         KVM_MP_STATE_HALTED => Activity::Halted,
+        KVM_MP_STATE_AP_RESET_HOLD => Activity::ResetHold,
         _ => return Err(Errno::EINVAL),
     };
     Ok(())

@@ -281,6 +281,7 @@ impl SoftVcpu {
             Exit::Shutdown => KVM_EXIT_SHUTDOWN,
             Exit::IrqWindowOpen => KVM_EXIT_IRQ_WINDOW_OPEN,
             Exit::SetTpr => KVM_EXIT_SET_TPR,
+            Exit::Woken => return Err(Errno::EAGAIN),
             Exit::Interrupted | Exit::Bound => {
                 page.set_exit_reason(KVM_EXIT_INTR);
                 return Err(Errno::EINTR);
@@ -352,6 +353,9 @@ impl SoftVcpu {
     fn run_with(&mut self, page: &Arc<dyn RunPage>, bound: Option<Bound>) -> Result {
         let p = &**page;
         self.processor.set_bound(bound);
+        if self.core().events.activity == Activity::Uninitialized {
+            return self.wait_for_init(page);
+        }
         self.sync_in(p)?;
         if !self.lapic_inside() {
             let cr8 = p.cr8();
@@ -368,11 +372,7 @@ impl SoftVcpu {
                 None => Err(Errno::EINTR),
             };
         }
-        if p.is_polled() && !self.watched.as_ref().is_some_and(|w| Arc::ptr_eq(w, page)) {
-            let watched = page.clone();
-            self.processor.set_interrupt_hook(Box::new(move || (*watched).immediate_exit() != 0));
-            self.watched = Some(page.clone());
-        }
+        self.watch(page);
         self.has_run = true;
         self.processor.request_interrupt_window = p.request_interrupt_window() != 0 && !self.pic_inside();
         // What the caller answered is finished before anything else is looked at, a kick included.
@@ -381,6 +381,26 @@ impl SoftVcpu {
             None => self.processor.run_to_bound(),
         };
         self.fill(p, exit)
+    }
+
+    /// Lets the processor look at the page's `immediate_exit`, where nothing else tells it.
+    fn watch(&mut self, page: &Arc<dyn RunPage>) {
+        if page.is_polled() && !self.watched.as_ref().is_some_and(|w| Arc::ptr_eq(w, page)) {
+            let watched = page.clone();
+            self.processor.set_interrupt_hook(Box::new(move || (*watched).immediate_exit() != 0));
+            self.watched = Some(page.clone());
+        }
+    }
+
+    /// KVM_RUN of a vCPU in KVM_MP_STATE_UNINITIALIZED: blocks until it is woken, and says EAGAIN; the page's other
+    /// fields are not looked at.
+    fn wait_for_init(&mut self, page: &Arc<dyn RunPage>) -> Result {
+        if page.immediate_exit() != 0 {
+            return Err(Errno::EINTR);
+        }
+        self.watch(page);
+        let exit = self.processor.run_to_bound();
+        self.fill(&**page, exit)
     }
 
     // ---- state -------------------------------------------------------------------------------
@@ -637,8 +657,10 @@ impl Vcpu for SoftVcpu {
     }
 
     fn smi(&mut self) -> Result {
-        // KVM_CAP_X86_SMM is 0 so far; a kernel without SMM answers the same.
-        Err(Errno::ENOTTY)
+        let v = self.core();
+        v.events.smi_pending = true;
+        v.attend(ATTENTION_EVENT);
+        Ok(())
     }
 
     fn get_msrs(&mut self, entries: &mut [kvm_msr_entry]) -> Result<usize> {
@@ -814,7 +836,8 @@ impl Vcpu for SoftVcpu {
 
     fn get_mp_state(&mut self) -> Result<kvm_mp_state> {
         let v = self.core();
-        v.take_apic_events();
+        // As KVM does: an INIT or SIPI that has come is acted on first.
+        v.accept_init_and_sipi();
         Ok(kvm_mp_state { mp_state: convert::mp_state(&v.events) })
     }
 
@@ -859,12 +882,20 @@ impl Vcpu for SoftVcpu {
         if k.flags & !known != 0
             || (raised && (e.nr > 31 || e.nr == 2))
             || (e.injected != 0 && e.pending != 0 && caps.exception_payload)
-            || (smm && crate::caps::answer(KVM_CAP_X86_SMM) == 0)
+            // Who waits for SIPI takes no SMI.
+            || (smm && self.core().events.activity == Activity::InitReceived)
         {
             return Err(Errno::EINVAL);
         }
+        let latched = self.lapic_inside();
         let v = self.core();
+        let (smm, init) = (v.events.smm, v.events.init_pending);
         convert::set_events(&mut v.events, k);
+        if !latched {
+            v.events.init_pending = init;
+        }
+        let smm = core::mem::replace(&mut v.events.smm, smm);
+        v.set_smm(smm);
         v.attend(ATTENTION_EVENT);
         Ok(())
     }

@@ -60,8 +60,8 @@ impl SoftVm {
         SoftVm { core, bus, irqfds: Irqfds::default(), settings: Arc::default() }
     }
 
-    /// Address spaces of this VM: one, while SMM is not offered.
-    const ADDRESS_SPACES: u16 = 1;
+    /// Address spaces of this VM: the second is system-management mode's.
+    const ADDRESS_SPACES: u16 = softmmu::memslot::ADDRESS_SPACES as u16;
 
     fn full_irqchip(&self) -> bool {
         self.core.with_irqchip(|c| !c.is_split()) == Some(true)
