@@ -50,8 +50,9 @@ pub mod vm;
 pub mod vm_clock;
 pub mod xstate;
 
+pub use debug::GuestDebug;
 pub use exit::{Exit, InternalError, Stop};
 pub use host::Host;
-pub use run::{Bound, GuestDebug, Processor};
+pub use run::{Bound, Processor};
 pub use vcpu::Vcpu;
 pub use vm::Vm;

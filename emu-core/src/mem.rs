@@ -535,12 +535,13 @@ impl Vcpu {
         size: u64,
         wanted: impl Fn(BreakpointKind) -> bool,
     ) {
-        for n in 0..4 {
-            if !wanted(self.dr7.kind(n)) || !self.dr7.enabled(n) {
+        let (dr, dr7) = (self.effective_dr(), self.effective_dr7());
+        for (n, &address) in dr.iter().enumerate() {
+            if !wanted(dr7.kind(n)) || !dr7.enabled(n) {
                 continue;
             }
-            let len = self.dr7.len(n);
-            let base = self.dr[n] & !(len - 1);
+            let len = dr7.len(n);
+            let base = address & !(len - 1);
             let hit = addr < base.wrapping_add(len) && base < addr.wrapping_add(size);
             if hit {
                 self.events.debug_trap |= 1 << n;

@@ -20,17 +20,6 @@ use x86_arch::{Exception, Rflags, Seg, Vector};
 /// Instructions between two looks at the clock when nothing else asks for attention.
 const QUANTUM: u64 = 4096;
 
-/// What user space asked of single stepping and breakpoints (KVM_SET_GUEST_DEBUG).
-#[derive(Clone, Copy, Debug, Default)]
-pub struct GuestDebug {
-    /// Exit after each instruction.
-    pub single_step: bool,
-    /// INT3 exits to user space instead of raising #BP.
-    pub software_breakpoints: bool,
-    /// DR0 to DR3 and DR7 of user space replace the guest's.
-    pub hardware: Option<([u64; 4], u64)>,
-}
-
 /// Where [`Processor::run`] stops at the latest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bound {
@@ -48,8 +37,6 @@ pub struct Processor {
     blocks: BlockCache,
     /// User space wants to know when an interrupt can be delivered.
     pub request_interrupt_window: bool,
-    /// What KVM_SET_GUEST_DEBUG asked for.
-    pub debug: GuestDebug,
     /// An instruction was interrupted by a request to the outside and must be restarted first.
     restarting: bool,
     /// The bound in `hot.retired`.
@@ -75,7 +62,6 @@ impl Processor {
             vcpu,
             blocks: BlockCache::new(),
             request_interrupt_window: false,
-            debug: GuestDebug::default(),
             restarting: false,
             limit: u64::MAX,
             steps: 0,
@@ -394,11 +380,13 @@ impl Processor {
             v.raise_debug(bits);
             return self.deliver_pending_exception();
         }
-        if v.smi_deliverable() && !v.events.nmi_injected {
+        // KVM_GUESTDBG_BLOCKIRQ: nothing new from outside while the debugger steps.
+        let blocked = v.debug.block_interrupts;
+        if v.smi_deliverable() && !v.events.nmi_injected && !blocked {
             return self.take_smi(false);
         }
         if v.events.nmi_injected
-            || (v.events.nmi_pending > 0 && !v.events.nmi_masked && shadow == Shadow::None)
+            || (v.events.nmi_pending > 0 && !v.events.nmi_masked && shadow == Shadow::None && !blocked)
         {
             if !v.events.nmi_injected {
                 v.events.nmi_pending -= 1;
@@ -413,7 +401,7 @@ impl Processor {
         }
         let v = &mut self.vcpu;
         let open = v.flag(Rflags::IF) && shadow == Shadow::None;
-        if v.events.interrupt.is_none() && open {
+        if v.events.interrupt.is_none() && open && !blocked {
             v.events.interrupt = v.acknowledge_interrupt();
         }
         if let Some(vector) = v.events.interrupt
@@ -450,7 +438,7 @@ impl Processor {
     }
 
     fn deliver_exception(&mut self, e: crate::event::PendingException) -> Option<Exit> {
-        if self.debug.software_breakpoints && e.vector == Vector::Bp as u8 {
+        if self.vcpu.debug.software_breakpoints && e.vector == Vector::Bp as u8 {
             self.vcpu.events.exception = None;
             return Some(self.debug_exit(Vector::Bp as u8, 0));
         }
@@ -505,42 +493,34 @@ impl Processor {
             || self.step_limit.is_some()
             || v.events.shadow != Shadow::None
             || v.hot.rflags & (Rflags::TF | Rflags::RF).bits() != 0
-            || self.debug.single_step
+            || self.vcpu.debug.single_step
             || self.code_breakpoints_armed()
     }
 
     fn code_breakpoints_armed(&self) -> bool {
-        let dr7 = self.effective_dr7();
+        let dr7 = self.vcpu.effective_dr7();
         dr7.intersects(Dr7::ENABLES)
             && (0..4).any(|n| dr7.enabled(n) && dr7.kind(n) == BreakpointKind::Execute)
     }
 
-    fn effective_dr7(&self) -> Dr7 {
-        self.debug.hardware.map_or(self.vcpu.dr7, |(_, dr7)| Dr7::from_bits_retain(dr7))
-    }
-
-    fn effective_dr(&self) -> [u64; 4] {
-        self.debug.hardware.map_or(self.vcpu.dr, |(dr, _)| dr)
-    }
-
     /// DR6 bits of instruction breakpoints at `pc`.
     fn code_breakpoint(&self, pc: u64) -> u64 {
-        let (dr7, dr) = (self.effective_dr7(), self.effective_dr());
+        let (dr7, dr) = (self.vcpu.effective_dr7(), self.vcpu.effective_dr());
         (0..4)
             .filter(|&n| dr7.enabled(n) && dr7.kind(n) == BreakpointKind::Execute && dr[n] == pc)
             .fold(0, |bits, n| bits | 1 << n)
     }
 
     fn guest_debug_exit(&mut self, bits: u64) -> Option<Exit> {
-        let step = self.debug.single_step && bits & Dr6::BS.bits() != 0;
-        let hit = self.debug.hardware.is_some() && bits & 0xf != 0;
+        let step = self.vcpu.debug.single_step && bits & Dr6::BS.bits() != 0;
+        let hit = self.vcpu.debug.hardware.is_some() && bits & 0xf != 0;
         (step || hit).then(|| self.debug_exit(Vector::Db as u8, bits))
     }
 
     fn debug_exit(&self, exception: u8, bits: u64) -> Exit {
         let v = &self.vcpu;
         let pc = v.seg_path[Seg::Cs as usize].base.wrapping_add(v.rip()) & v.hot.linear_mask;
-        Exit::Debug { exception, pc, dr6: bits | Dr6::FIXED.bits(), dr7: self.effective_dr7().bits() }
+        Exit::Debug { exception, pc, dr6: bits | Dr6::FIXED.bits(), dr7: self.vcpu.effective_dr7().bits() }
     }
 
     // ---- execution ---------------------------------------------------------------------------
@@ -608,7 +588,7 @@ impl Processor {
             let pc = v.seg_path[Seg::Cs as usize].base.wrapping_add(v.rip()) & v.hot.linear_mask;
             let bits = self.code_breakpoint(pc);
             if bits != 0 {
-                if self.debug.hardware.is_some() {
+                if self.vcpu.debug.hardware.is_some() {
                     return Some(self.debug_exit(Vector::Db as u8, bits));
                 }
                 self.vcpu.raise_debug(bits);
@@ -641,7 +621,7 @@ impl Processor {
         vcpu.events.entered_handler = false;
         vcpu.hot.regs[RIP] = start.wrapping_add(op.insn.len as u64) & vcpu.hot.rip_mask;
         vcpu.insn_len = op.insn.len;
-        if tf || self.debug.single_step || self.step_limit.is_some() {
+        if tf || vcpu.debug.single_step || self.step_limit.is_some() {
             // A REP traps after each iteration (SDM vol. 3B, 17.3.1.4): it stops at attention.
             vcpu.attend(ATTENTION_STEP);
         }
@@ -659,7 +639,7 @@ impl Processor {
         if rf && !goes_on {
             vcpu.hot.rflags &= !Rflags::RF.bits();
         }
-        if (tf && !vcpu.events.suppress_step()) || self.debug.single_step {
+        if (tf && !vcpu.events.suppress_step()) || vcpu.debug.single_step {
             vcpu.events.debug_trap |= Dr6::BS.bits();
         }
         vcpu.attend(ATTENTION_EVENT);
@@ -672,6 +652,11 @@ impl Processor {
             Stop::Exception(e) => {
                 self.vcpu.io.commit();
                 self.restarting = false;
+                if e.vector == Vector::Db && self.vcpu.debug.hardware.is_some() {
+                    // General detect by user space's DR7.
+                    let bits = core::mem::take(&mut self.vcpu.events.debug_fault);
+                    return Some(self.debug_exit(Vector::Db as u8, bits));
+                }
                 self.vcpu.raise(e);
                 None
             }

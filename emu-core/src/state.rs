@@ -86,6 +86,7 @@ impl Vcpu {
             host_fault: 0,
             exclusive: false,
             insn_len: 0,
+            debug: crate::debug::GuestDebug::default(),
             stats: Stats::default(),
             count_base: 0,
             clock: VcpuClock::new(vm.clock.host_khz),

@@ -143,6 +143,8 @@ pub struct Vcpu {
     pub exclusive: bool,
     /// Length of the instruction being executed (for its start address: RIP minus this).
     pub insn_len: u8,
+    /// What user space's debugger wants (KVM_SET_GUEST_DEBUG).
+    pub debug: crate::debug::GuestDebug,
     /// Counters.
     pub stats: Stats,
     /// Added to the instructions retired where the time is told from a count ([`Vcpu::count`]).
@@ -336,7 +338,7 @@ impl Vcpu {
         if self.cpl == 3 && ac && self.cr0.contains(Cr0::AM) {
             watch |= WATCH_ALIGN;
         }
-        if self.dr7.intersects(Dr7::ENABLES) {
+        if self.effective_dr7().intersects(Dr7::ENABLES) {
             watch |= WATCH_BREAKPOINT;
         }
         self.hot.watch = watch;

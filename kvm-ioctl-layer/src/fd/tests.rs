@@ -9,20 +9,20 @@ use memmap2::MmapRaw;
 use vmm_sys_util::eventfd::EventFd;
 
 /// A VM with 64 KiB of memory at 0 and a vCPU in real mode at 0x1000.
-struct Guest {
-    vcpu: VcpuFd,
-    vm: VmFd,
+pub(super) struct Guest {
+    pub(super) vcpu: VcpuFd,
+    pub(super) vm: VmFd,
     ram: MmapRaw,
 }
 
 const RAM: usize = 0x10000;
 
 impl Guest {
-    fn new(code: &[u8]) -> Guest {
+    pub(super) fn new(code: &[u8]) -> Guest {
         Guest::with(code, |_| {})
     }
 
-    fn with(code: &[u8], prepare: impl FnOnce(&VmFd)) -> Guest {
+    pub(super) fn with(code: &[u8], prepare: impl FnOnce(&VmFd)) -> Guest {
         let vm = Kvm::new().unwrap().create_vm().unwrap();
         prepare(&vm);
         let ram = MmapRaw::from(memmap2::MmapMut::map_anon(RAM).unwrap());
@@ -38,7 +38,7 @@ impl Guest {
     }
 
     #[allow(unsafe_code)]
-    fn poke(&self, at: usize, bytes: &[u8]) {
+    pub(super) fn poke(&self, at: usize, bytes: &[u8]) {
         assert!(at + bytes.len() <= RAM);
         // SAFETY: inside the mapping, and no vCPU runs.
         unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), self.ram.as_mut_ptr().add(at), bytes.len()) }
@@ -69,7 +69,7 @@ impl Guest {
     }
 }
 
-fn errno<T: core::fmt::Debug>(r: crate::Result<T>) -> i32 {
+pub(super) fn errno<T: core::fmt::Debug>(r: crate::Result<T>) -> i32 {
     r.unwrap_err().errno()
 }
 

@@ -74,6 +74,7 @@ pub fn home(vcpu: &Vcpu) -> Vec<(&'static str, Home)> {
         host_fault => Engine,
         exclusive => Engine,
         insn_len => Engine,
+        debug => Engine,
         stats => Engine,
         count_base => Engine,
         shared => In(StateId::Lapic),

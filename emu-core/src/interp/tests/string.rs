@@ -272,7 +272,7 @@ fn a_long_rep_counts_as_one_instruction() {
 #[test]
 fn single_step_sees_each_iteration() {
     let mut rig = Rig::new(Mode::Long);
-    rig.processor.debug.single_step = true;
+    rig.processor.vcpu.debug.single_step = true;
     rig.set(Gpr::Rdi, DATA);
     rig.set(Gpr::Rcx, 5);
     let mut exit = rig.run(&[0xf3, 0xaa, 0x90], 100);
