@@ -7,9 +7,11 @@
 #[cfg(test)]
 mod tests;
 
+use crate::cpuid::policy::{HostProcessor, offers};
 use crate::exit::Result;
 use crate::vcpu::{ATTENTION_EVENT, Vcpu};
 use decoder::Vendor;
+use std::sync::LazyLock;
 use x86_arch::control::{CR3_NO_FLUSH, CR3_PCID_MASK, Cr0, Cr4, Efer};
 use x86_arch::cpuid::{self, Feature};
 use x86_arch::{Exception, PagingMode, Seg};
@@ -36,6 +38,19 @@ const CR4_FEATURES: &[(Cr4, Feature)] = &[
     (Cr4::PKE, cpuid::PKU),
 ];
 
+/// The bits of CR4 that KVM_SET_SREGS never refuses.
+const CR4_ALWAYS: Cr4 = Cr4::VME
+    .union(Cr4::PVI)
+    .union(Cr4::TSD)
+    .union(Cr4::DE)
+    .union(Cr4::PSE)
+    .union(Cr4::PAE)
+    .union(Cr4::MCE)
+    .union(Cr4::PGE)
+    .union(Cr4::PCE)
+    .union(Cr4::OSFXSR)
+    .union(Cr4::OSXMMEXCPT);
+
 /// Which CPUID bit allows a bit of EFER.
 const EFER_FEATURES: &[(Efer, Feature)] = &[
     (Efer::SCE, cpuid::SYSCALL),
@@ -55,6 +70,17 @@ impl Vcpu {
             .iter()
             .filter(|(_, f)| self.cpuid.has(*f))
             .fold(Cr4::PCE.bits(), |bits, (b, _)| bits | b.bits())
+    }
+
+    /// Whether KVM_SET_SREGS may set this CR4: what KVM offers no guest is refused, and what this guest's CPUID lacks,
+    /// once it has one. The bits of processors before 2000 are never refused (as KVM has it).
+    pub fn cr4_valid(&self, value: u64) -> bool {
+        static OFFERED: LazyLock<u64> = LazyLock::new(|| {
+            let host = HostProcessor::this();
+            CR4_FEATURES.iter().filter(|(_, f)| offers(&host, *f)).fold(0, |bits, (b, _)| bits | b.bits())
+        });
+        let allowed = if self.cpuid.entries().is_empty() { *OFFERED } else { *OFFERED & self.cr4_allowed() };
+        value & !(allowed | CR4_ALWAYS.bits()) == 0
     }
 
     /// The bits of EFER that this guest's processor has.

@@ -98,8 +98,12 @@ pub fn x87_pointer_bits() -> u8 {
     }
 }
 
-/// The host's time-stamp counter.
+/// The host's time-stamp counter, read after every earlier load: a guest that loads another processor's TSC and then
+/// reads its own must not see time run backwards, however far ahead the host executes.
 pub fn rdtsc() -> u64 {
-    // SAFETY: RDTSC reads a counter; Linux leaves CR4.TSD clear.
-    unsafe { core::arch::x86_64::_rdtsc() }
+    // SAFETY: LFENCE orders, RDTSC reads a counter; Linux leaves CR4.TSD clear.
+    unsafe {
+        core::arch::x86_64::_mm_lfence();
+        core::arch::x86_64::_rdtsc()
+    }
 }

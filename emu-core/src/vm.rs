@@ -58,6 +58,8 @@ pub struct Vm {
     pub msr_exits: AtomicU32,
     /// User space's MSR filter.
     pub msr_filter: RwLock<Option<Arc<dyn crate::msr::MsrFilter>>>,
+    /// RDMSR of MSR_PLATFORM_INFO works in the guest (KVM_CAP_MSR_PLATFORM_INFO).
+    pub platform_info_readable: AtomicBool,
     /// A defect of ours was met: nothing runs any more.
     pub dead: AtomicBool,
 }
@@ -77,6 +79,7 @@ impl Vm {
             clock,
             msr_exits: AtomicU32::new(0),
             msr_filter: RwLock::new(None),
+            platform_info_readable: AtomicBool::new(true),
             dead: AtomicBool::new(false),
         })
     }

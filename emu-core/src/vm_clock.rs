@@ -15,6 +15,7 @@ use crate::vcpu::Vcpu;
 use crate::vm::Vm;
 use parking_lot::Mutex;
 use softmmu::{GuestMemory, Requests};
+use std::sync::atomic::{AtomicU32, Ordering};
 use x86_arch::Gpa;
 
 /// kvmclock read `ns` when the host's TSC read `host_tsc`.
@@ -28,6 +29,8 @@ struct Master {
 pub struct VmClock {
     /// The host's TSC frequency in kHz.
     pub host_khz: u32,
+    /// The frequency of new vCPUs' TSCs in kHz (KVM_SET_TSC_KHZ on the VM).
+    pub default_khz: AtomicU32,
     sync: Mutex<TscSync>,
     master: Mutex<Master>,
 }
@@ -38,6 +41,7 @@ impl VmClock {
         let host_khz = host.tsc_khz().max(1);
         VmClock {
             host_khz,
+            default_khz: AtomicU32::new(host_khz),
             sync: Mutex::new(TscSync::default()),
             master: Mutex::new(Master { host_tsc: host.tsc(0), ns: 0 }),
         }
@@ -124,9 +128,12 @@ impl Vcpu {
         self.update_kvmclock();
     }
 
-    /// The TSC of a new vCPU: zero, together with the others'.
+    /// The TSC of a new vCPU: zero, at the VM's frequency, together with the others'.
     pub(crate) fn start_tsc(&mut self) {
         let (tsc, ns) = (self.host_tsc(), self.now_ns());
+        // A frequency that cannot be had was refused when it was set.
+        let khz = self.vm.clock.default_khz.load(Ordering::Relaxed);
+        self.clock.tsc.set_khz(khz, self.vm.clock.host_khz, tsc);
         self.vm.clock.sync.lock().write(&mut self.clock.tsc, 0, tsc, ns, false);
     }
 

@@ -88,7 +88,20 @@ fn feature(entries: &[CpuidEntry], f: Feature) -> bool {
 impl Vcpu {
     /// What CPUID returns: the table's row, with the bits that follow the processor's state.
     pub fn cpuid_result(&self, leaf: u32, subleaf: u32) -> CpuidResult {
-        let Some((leaf, mut r)) = self.cpuid.lookup(leaf, subleaf) else { return CpuidResult::default() };
+        match self.cpuid.lookup(leaf, subleaf) {
+            Some((leaf, r)) => self.cpuid_now(leaf, subleaf, r),
+            None => CpuidResult::default(),
+        }
+    }
+
+    /// The rows as CPUID returns them now (KVM_GET_CPUID2), from the table or from another.
+    pub fn cpuid_rows_now(&self, rows: &[CpuidEntry]) -> Vec<CpuidEntry> {
+        let now = |e: &CpuidEntry| CpuidEntry { result: self.cpuid_now(e.leaf, e.subleaf, e.result), ..*e };
+        rows.iter().map(now).collect()
+    }
+
+    /// A row with the bits that follow the processor's state.
+    fn cpuid_now(&self, leaf: u32, subleaf: u32, mut r: CpuidResult) -> CpuidResult {
         let bit = |v: &mut u32, f: Feature, on: bool| *v = *v & !(1 << f.bit) | (on as u32) << f.bit;
         match (leaf, subleaf) {
             (1, _) => {

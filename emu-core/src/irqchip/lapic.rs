@@ -379,7 +379,10 @@ impl Lapic {
 
     fn apply_apic_base(&mut self, value: u64) {
         let old = core::mem::replace(&mut self.apic_base, value);
-        if (old ^ value) & APIC_BASE_ENABLE != 0 && value & APIC_BASE_ENABLE != 0 {
+        let enabled = (old ^ value) & APIC_BASE_ENABLE != 0;
+        // Straight from x2APIC to xAPIC mode: only the VMM can, and expects an ID of the other form.
+        let back = old & !value & APIC_BASE_X2APIC != 0;
+        if value & APIC_BASE_ENABLE != 0 && (enabled || back) {
             self.set_xapic_id();
         }
         if (old ^ value) & APIC_BASE_X2APIC != 0 && value & APIC_BASE_X2APIC != 0 {

@@ -8,6 +8,7 @@ use crate::clock::steal::StealTimeMsr;
 use crate::irqchip::lapic::{ApicMode, apic_mode, checked_apic_base};
 use crate::vcpu::Vcpu;
 use decoder::Vendor;
+use std::sync::atomic::Ordering;
 use x86_arch::cpuid;
 use x86_arch::msr::*;
 use x86_arch::{Seg, msr};
@@ -421,7 +422,10 @@ pub static ROWS: &[Row] = &[
         "MSR_PLATFORM_INFO",
         Emulated,
         always,
-        get!(platform_info),
+        |c, _, host| {
+            let readable = host || c.vm.platform_info_readable.load(Ordering::Relaxed);
+            readable.then_some(c.msr.platform_info)
+        },
         set!(platform_info, host_only)
     ),
     row!(IA32_MTRRCAP, "IA32_MTRRCAP", None, has!(MTRR), |_, _, _| Some(0x508), read_only),
@@ -501,7 +505,7 @@ pub static ROWS: &[Row] = &[
         set!(debugctl, bits!(3))
     ),
     row!(0x1db, 0x1de, "MSR_LASTBRANCHFROMIP to MSR_LASTINTTOIP", None, always, zero, read_only),
-    row!(0x1fc, "MSR_POWER_CTL", Emulated, intel, get!(power_ctl), set!(power_ctl)),
+    row!(0x1fc, "MSR_POWER_CTL", Emulated, always, get!(power_ctl), set!(power_ctl)),
     row!(
         IA32_MTRR_PHYSBASE0,
         IA32_MTRR_PHYSMASK7,
@@ -572,7 +576,8 @@ pub static ROWS: &[Row] = &[
     row!(0x619, "MSR_DRAM_ENERGY_STATUS", None, intel, zero, read_only),
     row!(0x639, "MSR_PP0_ENERGY_STATUS", None, intel, zero, read_only),
     row!(0x641, "MSR_PP1_ENERGY_STATUS", None, intel, zero, read_only),
-    row!(IA32_TSC_DEADLINE, "IA32_TSC_DEADLINE", Emulated, has!(TSC_DEADLINE), read_lapic, write_lapic),
+    // KVM asks no CPUID bit here.
+    row!(IA32_TSC_DEADLINE, "IA32_TSC_DEADLINE", Emulated, always, read_lapic, write_lapic),
     row!(X2APIC_FIRST, X2APIC_LAST, "x2APIC registers", None, has!(X2APIC), read_lapic, write_lapic),
     // No supervisor state component is offered.
     row!(IA32_XSS, "IA32_XSS", Save, has!(XSAVES), get!(xss), set!(xss, bits!(0))),

@@ -9,9 +9,13 @@ pub mod vcpu_fd;
 pub mod vm_fd;
 
 #[cfg(test)]
+mod debug_tests;
+#[cfg(test)]
 mod host_tests;
 #[cfg(test)]
 mod memory_tests;
+#[cfg(test)]
+mod setup_tests;
 #[cfg(test)]
 mod state_tests;
 #[cfg(test)]

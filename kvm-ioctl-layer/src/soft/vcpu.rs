@@ -116,21 +116,17 @@ fn load_u64(page: &dyn RunPage, at: usize) -> u64 {
 }
 
 impl SoftVcpu {
-    /// A vCPU at reset, with the VM's settings of now.
+    /// A vCPU at reset, with the VM's settings.
     pub fn new(
         vm: &Arc<emu_core::Vm>,
         id: u32,
         bootstrap: bool,
-        now: &VmSettings,
         settings: Arc<Mutex<VmSettings>>,
     ) -> SoftVcpu {
         let mut core = Core::new(vm, id, bootstrap);
         if !vm.has_irqchip() {
             // Who runs is user space's business then.
             core.events.activity = Activity::Runnable;
-        }
-        if now.tsc_khz != 0 {
-            core.set_tsc_khz(now.tsc_khz);
         }
         SoftVcpu {
             processor: Processor::new(core),
@@ -482,7 +478,8 @@ impl SoftVcpu {
         let (Some(cr4), Some(efer)) = (Cr4::from_bits(s.cr4), Efer::from_bits(s.efer)) else {
             return invalid;
         };
-        if (cr0.contains(Cr0::PG) && !cr0.contains(Cr0::PE))
+        if !v.cr4_valid(s.cr4)
+            || (cr0.contains(Cr0::PG) && !cr0.contains(Cr0::PE))
             || (cr0.contains(Cr0::NW) && !cr0.contains(Cr0::CD))
         {
             return invalid;
@@ -692,7 +689,9 @@ impl Vcpu for SoftVcpu {
         let rows: Vec<_> = entries.iter().map(convert::set_cpuid_entry).collect();
         if self.has_run {
             // A processor that has run does not become another one.
-            return if self.core().cpuid.entries() == rows { Ok(()) } else { Err(Errno::EINVAL) };
+            let v = self.core();
+            let same = v.cpuid_rows_now(v.cpuid.entries()) == v.cpuid_rows_now(&rows);
+            return if same { Ok(()) } else { Err(Errno::EINVAL) };
         }
         let v = self.core();
         v.cpuid = emu_core::cpuid::CpuidTable::new(rows);
@@ -703,7 +702,9 @@ impl Vcpu for SoftVcpu {
     }
 
     fn get_cpuid2(&mut self) -> Result<Vec<kvm_cpuid_entry2>> {
-        Ok(self.core().cpuid.entries().iter().map(convert::cpuid_entry).collect())
+        // As the guest sees them: some bits follow CR4, XCR0 and the local APIC.
+        let v = self.core();
+        Ok(v.cpuid_rows_now(v.cpuid.entries()).iter().map(convert::cpuid_entry).collect())
     }
 
     fn get_fpu(&mut self) -> Result<kvm_fpu> {
@@ -932,11 +933,12 @@ impl Vcpu for SoftVcpu {
         let on = k.control & KVM_GUESTDBG_ENABLE != 0;
         let has = |flag| on && k.control & flag != 0;
         let r = &k.arch.debugreg;
-        self.processor.debug = GuestDebug {
+        v.set_guest_debug(GuestDebug {
             single_step: has(KVM_GUESTDBG_SINGLESTEP),
             software_breakpoints: has(KVM_GUESTDBG_USE_SW_BP),
+            block_interrupts: has(KVM_GUESTDBG_BLOCKIRQ),
             hardware: has(KVM_GUESTDBG_USE_HW_BP).then_some(([r[0], r[1], r[2], r[3]], r[7])),
-        };
+        });
         self.guest_debug = if on { *k } else { kvm_guest_debug::default() };
         Ok(())
     }

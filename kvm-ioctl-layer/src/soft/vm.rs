@@ -15,6 +15,7 @@ use kvm_api::errno::{Errno, Result};
 use kvm_api::uapi::*;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// What the VMM has chosen for the VM; vCPUs look at it when they are made or asked.
 #[derive(Clone, Debug, Default)]
@@ -31,8 +32,6 @@ pub struct VmSettings {
     pub identity_map_addr: u64,
     /// KVM_SET_NR_MMU_PAGES.
     pub nr_mmu_pages: u64,
-    /// KVM_SET_TSC_KHZ on the VM (0: the host's).
-    pub tsc_khz: u32,
     /// What KVM_GET_VCPU_EVENTS shows.
     pub events: convert::EventCaps,
     /// KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: its flags.
@@ -155,7 +154,11 @@ impl Vm for SoftVm {
                     KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER;
                 let reasons =
                     u32::try_from(cap.args[0]).ok().filter(|r| r & !known == 0).ok_or(Errno::EINVAL)?;
-                self.core.msr_exits.store(reasons, std::sync::atomic::Ordering::Relaxed);
+                self.core.msr_exits.store(reasons, Ordering::Relaxed);
+                Ok(())
+            }
+            KVM_CAP_MSR_PLATFORM_INFO => {
+                self.core.platform_info_readable.store(cap.args[0] != 0, Ordering::Relaxed);
                 Ok(())
             }
             KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => {
@@ -200,7 +203,7 @@ impl Vm for SoftVm {
             return Err(Errno::EEXIST);
         }
         let bootstrap = id == s.boot_cpu;
-        let vcpu = SoftVcpu::new(&self.core, id as u32, bootstrap, &s, self.settings.clone());
+        let vcpu = SoftVcpu::new(&self.core, id as u32, bootstrap, self.settings.clone());
         s.vcpu_ids.push(id);
         Ok(Box::new(vcpu))
     }
@@ -276,6 +279,10 @@ impl Vm for SoftVm {
         let mut s = self.settings.lock();
         if !s.vcpu_ids.is_empty() {
             return Err(Errno::EBUSY);
+        }
+        let last = if s.max_vcpu_id == 0 { caps::MAX_VCPU_ID } else { s.max_vcpu_id };
+        if id > last {
+            return Err(Errno::EINVAL);
         }
         s.boot_cpu = id;
         Ok(())
@@ -453,16 +460,17 @@ impl Vm for SoftVm {
     }
 
     fn get_tsc_khz(&self) -> Result<u32> {
-        let khz = self.settings.lock().tsc_khz;
-        Ok(if khz == 0 { self.core.clock.host_khz } else { khz })
+        Ok(self.core.clock.default_khz.load(Ordering::Relaxed))
     }
 
     fn set_tsc_khz(&self, khz: u32) -> Result {
-        let mut s = self.settings.lock();
-        if !s.vcpu_ids.is_empty() {
+        let s = self.settings.lock();
+        let host = self.core.clock.host_khz;
+        let khz = if khz == 0 { host } else { khz };
+        if !s.vcpu_ids.is_empty() || emu_core::clock::tsc::ratio(khz, host).is_none() {
             return Err(Errno::EINVAL);
         }
-        s.tsc_khz = khz;
+        self.core.clock.default_khz.store(khz, Ordering::Relaxed);
         Ok(())
     }
 }

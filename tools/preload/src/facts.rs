@@ -77,6 +77,8 @@ fn absolute<'a>(directory: i32, path: &[u8], buffer: &'a mut [u8; LONGEST]) -> O
 
 /// Parameters of the module `kvm`. What a software processor has no part of is off.
 const KVM: &[(&str, &str)] = &[
+    ("eager_page_split", "N\n"),
+    ("enable_pmu", "N\n"),
     ("enable_vmware_backdoor", "N\n"),
     ("force_emulation_prefix", "0\n"),
     ("halt_poll_ns", "0\n"),

@@ -402,6 +402,9 @@ fn apic_base_transitions() {
         assert_eq!(lapic.apic_base(), if allowed { to } else { from });
         // The VMM may go anywhere that is legal in itself.
         assert_eq!(lapic.set_apic_base(to).is_ok(), to != INVALID, "{from:#x} to {to:#x}");
+        // The ID's form follows the mode, whichever way it came about.
+        let id = if lapic.mode() == ApicMode::X2Apic { 1 } else { 1 << 24 };
+        assert_eq!(lapic.state().page[(APIC_ID >> 2) as usize], id, "{from:#x} to {to:#x}");
     }
     let mut lapic = Lapic::new(LapicConfig { maxphyaddr: 36, ..LapicConfig::new(0, true) });
     for bit in (0..8).chain([9]).chain(36..64) {
