@@ -523,7 +523,7 @@ fn what_an_smi_waits_for() {
 #[test]
 fn a_step_at_a_time() {
     let mut m = Machine::new(Mode::Long);
-    m.rig.processor.debug.single_step = true;
+    m.rig.processor.vcpu.debug.single_step = true;
     m.handler(&[NOP, 0x0f, 0xaa]);
     m.smi();
     for (pc, smm) in [(HANDLER + 1, true), (CODE, false), (CODE + 1, false)] {
