@@ -69,6 +69,8 @@ pub unsafe fn intercept(nr: i64, a: [u64; 6]) -> i64 {
         // SAFETY: as above.
         libc::SYS_rt_sigaction => unsafe { signals::rt_sigaction(fd, a[1] as _, a[2] as _, a[3]) },
         // SAFETY: as above.
+        libc::SYS_seccomp | libc::SYS_prctl => unsafe { crate::filters::install(nr, a) },
+        // SAFETY: as above.
         libc::SYS_execve => unsafe { crate::children::execve(nr, a, 2) },
         // SAFETY: as above.
         libc::SYS_execveat => unsafe { crate::children::execve(nr, a, 3) },

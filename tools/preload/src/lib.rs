@@ -12,6 +12,7 @@
 //! | [`registry`], [`private`] | descriptors and lifetimes |
 //! | [`inside`], [`signals`] | what a signal meets |
 //! | [`owner`], [`children`] | fork and exec |
+//! | [`filters`] | seccomp |
 //! | [`facts`], [`cpuid`], [`environment`] | what the program learns of the host |
 //! | [`trace`] | `--trace` |
 //!
@@ -23,6 +24,7 @@ pub mod children;
 pub mod cpuid;
 pub mod environment;
 pub mod facts;
+pub mod filters;
 pub mod inside;
 pub mod intercept;
 pub mod ioctl;
