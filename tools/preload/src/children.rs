@@ -15,7 +15,7 @@ pub unsafe fn execve(nr: i64, mut a: [u64; 6], at: usize) -> i64 {
     // SAFETY: the program's environment, a list of C strings with a null at its end.
     a[at] = unsafe { with_ours(a[at] as *const *const c_char) } as u64;
     // SAFETY: as the caller promises.
-    unsafe { raw::syscall(nr, a) }
+    crate::signals::handing_on(|| unsafe { raw::syscall(nr, a) })
 }
 
 /// The environment with our strings, or as it is if it has them.

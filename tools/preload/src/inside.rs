@@ -17,6 +17,8 @@ pub struct Thread {
     held: AtomicU64,
     /// The vCPU whose KVM_RUN is on.
     kick: AtomicPtr<KickHandle>,
+    /// The thread's own signal mask, outside.
+    own_mask: AtomicU64,
     /// The thread's number, for who may not ask; 0: not known yet.
     number: AtomicI32,
 }
@@ -27,6 +29,7 @@ thread_local! {
             depth: AtomicU32::new(0),
             held: AtomicU64::new(0),
             kick: AtomicPtr::new(core::ptr::null_mut()),
+            own_mask: AtomicU64::new(0),
             number: AtomicI32::new(0),
         }
     };
@@ -57,7 +60,13 @@ pub struct Inside {
 pub fn enter() -> Inside {
     // First: a signal that is held back from here on is blocked in the mask that is in force.
     let mask = raw::sigmask(libc::SIG_UNBLOCK, FAULTS);
-    thread(|t| t.depth.store(t.depth.load(Relaxed) + 1, SeqCst));
+    thread(|t| {
+        let depth = t.depth.load(Relaxed);
+        if depth == 0 {
+            t.own_mask.store(mask, Relaxed);
+        }
+        t.depth.store(depth + 1, SeqCst);
+    });
     Inside { mask, changed: mask & FAULTS != 0 }
 }
 
@@ -102,6 +111,11 @@ pub fn adopt() {
     thread(|t| t.number.store(0, Relaxed));
 }
 
+/// Whether the thread blocks a signal outside: it is open in here, or was, by KVM_SET_SIGNAL_MASK alone.
+pub fn blocks_outside(signal: i32) -> bool {
+    thread(|t| t.own_mask.load(Relaxed)) & raw::bit(signal) != 0
+}
+
 /// KVM_RUN: `f` runs with the mask of KVM_SET_SIGNAL_MASK, and a signal kicks the vCPU.
 pub fn running<R>(inside: &mut Inside, mask: Option<u64>, kick: &KickHandle, f: impl FnOnce() -> R) -> R {
     number();
@@ -110,6 +124,7 @@ pub fn running<R>(inside: &mut Inside, mask: Option<u64>, kick: &KickHandle, f: 
     thread(|t| t.kick.store(core::ptr::from_ref(kick).cast_mut(), SeqCst));
     if let Some(mask) = mask {
         inside.changed = true;
+        crate::signals::stand_in(inside.mask & !mask);
         raw::sigmask(libc::SIG_SETMASK, mask & !FAULTS);
     }
     if thread(|t| t.held.load(SeqCst)) != 0 {

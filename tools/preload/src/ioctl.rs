@@ -24,19 +24,26 @@ pub fn is_kvm(request: u32) -> bool {
 /// Performs an ioctl with a number of KVM's. `None`: the descriptor is not ours.
 pub fn ioctl(fd: i32, request: u32, arg: u64) -> Option<i64> {
     let mut inside = inside::enter();
-    let answer = catch_unwind(AssertUnwindSafe(|| {
+    let answer = answer(fd, request, arg, &mut inside);
+    inside::leave(inside);
+    answer
+}
+
+/// Apart from [`ioctl`], whose frame owns nothing: a handler may leave it for good, or cancel the thread.
+#[inline(never)]
+fn answer(fd: i32, request: u32, arg: u64, inside: &mut Inside) -> Option<i64> {
+    catch_unwind(AssertUnwindSafe(|| {
         let Some((_, held)) = registry::find_fd(fd) else {
             return registry::is_foreign(fd).then_some(Err(Errno::EIO));
         };
         let before = trace::before(&held, request, arg);
-        let result = perform(&held, request, arg, &mut inside);
+        let result = perform(&held, request, arg, inside);
         trace::after(before, fd, &held, request, arg, &result);
         Some(result)
     }))
     // A panic is a defect of ours; the VM that it hit is marked dead further down.
-    .unwrap_or(Some(Err(Errno::EIO)));
-    inside::leave(inside);
-    answer.map(number)
+    .unwrap_or(Some(Err(Errno::EIO)))
+    .map(number)
 }
 
 /// As the kernel returns it.
@@ -51,6 +58,9 @@ fn perform(held: &Held, request: u32, arg: u64, inside: &mut Inside) -> Result<i
     let object = held.object();
     if let (Object::Vcpu(vcpu), nr::KVM_RUN) = (object, request) {
         return run(vcpu, arg, inside);
+    }
+    if matches!(request, nr::KVM_CREATE_VM | nr::KVM_CREATE_VCPU) {
+        room_for_a_descriptor()?;
     }
     match dispatch(object, request, arg, &OwnMemory)? {
         Answer::Value(v) => {
@@ -80,6 +90,20 @@ fn run(vcpu: &VcpuFd, arg: u64, inside: &mut Inside) -> Result<i32> {
     inside::running(inside, vcpu.signal_mask(), &kick, || vcpu.run_raw())
         .map(|()| 0)
         .map_err(|e| Errno(e.errno()))
+}
+
+/// A VM or vCPU that cannot have a descriptor is not made: its number would be taken for good.
+fn room_for_a_descriptor() -> Result {
+    // SAFETY: numbers only.
+    unsafe {
+        match raw::sys!(SYS_eventfd2, 0, libc::EFD_CLOEXEC) {
+            fd if fd >= 0 => {
+                raw::sys!(SYS_close, fd);
+                Ok(())
+            }
+            e => Err(Errno(-e as i32)),
+        }
+    }
 }
 
 /// Where a guest's memory lies, for those who unmap it.

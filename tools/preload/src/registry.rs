@@ -19,6 +19,7 @@ use kvm_ioctl_layer::dispatch::Object;
 use kvm_ioctl_layer::{Kvm, VcpuFd, VmFd};
 use parking_lot::RwLock;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 /// What a descriptor stands for.
@@ -68,10 +69,31 @@ impl Drop for Entry {
     }
 }
 
+/// The kernel numbers its files in memory one after the other: the number is hash enough, at each ioctl.
+#[derive(Default)]
+struct ByNumber(u64);
+
+impl Hasher for ByNumber {
+    fn finish(&self) -> u64 {
+        // The table takes its tag from the top.
+        self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for b in bytes {
+            self.write_u64(u64::from(*b));
+        }
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        self.0 = self.0.rotate_left(32) ^ n;
+    }
+}
+
 /// The objects of this process.
 #[derive(Default)]
 struct Objects {
-    by_identity: RwLock<HashMap<Identity, Entry>>,
+    by_identity: RwLock<HashMap<Identity, Entry, BuildHasherDefault<ByNumber>>>,
     /// Where guests' memory lies: whoever unmaps something there has to tell the VMs.
     guest_memory: RwLock<Vec<(u64, u64)>>,
 }

@@ -1,6 +1,7 @@
 //! The C library's functions that stand for system calls. Each only marshals into [`crate::intercept::intercept`].
 //!
-//! Variadic functions are declared with the arguments that they may have: on x86-64 both are passed alike.
+//! Variadic functions are declared with the arguments that they may have: on x86-64 both are passed alike. `C-unwind`: a
+//! thread may be cancelled where its signals are let in, and leaves through these frames, which own nothing.
 
 mod files;
 mod processes;
@@ -23,7 +24,7 @@ fn c(r: i64) -> c_long {
 macro_rules! symbols {
     ($(fn $name:ident($($arg:ident: $t:ty),*) -> $r:ty = $nr:ident($($pass:expr),*);)*) => { $(
         #[unsafe(no_mangle)]
-        unsafe extern "C" fn $name($($arg: $t),*) -> $r {
+        unsafe extern "C-unwind" fn $name($($arg: $t),*) -> $r {
             let given = [$($pass as u64),*];
             let mut a = [0u64; 6];
             a[..given.len()].copy_from_slice(&given);
@@ -53,6 +54,7 @@ symbols! {
     fn eventfd(initial: u32, flags: c_int) -> c_int = SYS_eventfd2(initial, flags);
     fn epoll_create1(flags: c_int) -> c_int = SYS_epoll_create1(flags);
     fn fcntl(fd: c_int, command: c_int, arg: u64) -> c_int = SYS_fcntl(fd, command, arg);
+    fn prctl(option: c_int, a: u64, b: u64, c_: u64, d: u64) -> c_int = SYS_prctl(option, a, b, c_, d);
     fn fcntl64(fd: c_int, command: c_int, arg: u64) -> c_int = SYS_fcntl(fd, command, arg);
 }
 
@@ -71,7 +73,7 @@ unsafe extern "C" fn closefrom(first: c_int) {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn syscall(nr: c_long, a: u64, b: u64, c_: u64, d: u64, e: u64, f: u64) -> c_long {
+unsafe extern "C-unwind" fn syscall(nr: c_long, a: u64, b: u64, c_: u64, d: u64, e: u64, f: u64) -> c_long {
     // SAFETY: as C's caller promises.
     c(unsafe { intercept(nr, [a, b, c_, d, e, f]) })
 }

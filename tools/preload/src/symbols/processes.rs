@@ -3,10 +3,10 @@
 use super::{c, symbols};
 use crate::children::with_ours;
 use crate::intercept::intercept;
-use crate::{inside, raw};
+use crate::{inside, raw, signals};
 use core::ffi::{CStr, c_char, c_int, c_ulong, c_void};
-use core::sync::atomic::AtomicPtr;
 use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicBool, AtomicPtr};
 
 type Strings = *const *const c_char;
 
@@ -48,7 +48,7 @@ unsafe extern "C" fn posix_spawn(
 ) -> c_int {
     let Some(f) = next::<Spawn>(c"posix_spawn") else { return libc::ENOSYS };
     // SAFETY: as C's caller promises.
-    unsafe { f(pid, path, actions, attributes, argv, with_ours(envp)) }
+    signals::handing_on(|| unsafe { f(pid, path, actions, attributes, argv, with_ours(envp)) })
 }
 
 #[unsafe(no_mangle)]
@@ -62,7 +62,7 @@ unsafe extern "C" fn posix_spawnp(
 ) -> c_int {
     let Some(f) = next::<Spawn>(c"posix_spawnp") else { return libc::ENOSYS };
     // SAFETY: as C's caller promises.
-    unsafe { f(pid, file, actions, attributes, argv, with_ours(envp)) }
+    signals::handing_on(|| unsafe { f(pid, file, actions, attributes, argv, with_ours(envp)) })
 }
 
 type Start = extern "C" fn(*mut c_void) -> *mut c_void;
@@ -115,4 +115,33 @@ unsafe extern "C" fn pthread_create(
         drop(unsafe { Box::from_raw(engine) });
     }
     r
+}
+
+extern "C" fn idle(_: *mut c_void) -> *mut c_void {
+    loop {
+        // SAFETY: a pointer to nothing; it sleeps until it is cancelled.
+        unsafe { libc::pause() };
+    }
+}
+
+/// The C library's handler is installed by the first call, and acts at once: so a thread of no importance is cancelled
+/// first, and the handler taken over before it meets one that runs a vCPU.
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn pthread_cancel(thread: c_ulong) -> c_int {
+    type Cancel = unsafe extern "C-unwind" fn(c_ulong) -> c_int;
+    static PREPARED: AtomicBool = AtomicBool::new(false);
+    let Some(f) = next::<Cancel>(c"pthread_cancel") else { return libc::ENOSYS };
+    if signals::is_active() && !PREPARED.swap(true, Relaxed) {
+        // SAFETY: a thread of our own, which is cancelled and waited for.
+        unsafe {
+            let mut helper: libc::pthread_t = 0;
+            if libc::pthread_create(&raw mut helper, core::ptr::null(), idle, core::ptr::null_mut()) == 0 {
+                f(helper);
+                libc::pthread_join(helper, core::ptr::null_mut());
+            }
+        }
+        signals::take_cancellation();
+    }
+    // SAFETY: as C's caller promises.
+    unsafe { f(thread) }
 }
