@@ -2,6 +2,7 @@
 //!
 //! The tests themselves are in `tests/tests/`, a file per subject. Unit tests stand beside the code that they test.
 
+pub mod client;
 pub mod fuzz;
 pub mod guest;
 pub mod ioctls;

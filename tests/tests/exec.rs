@@ -3,85 +3,22 @@
 //! A VMM in C (`tests/clients/kvm_client.c`), compiled here, has a case for each thing that a program may rely on; a VMM
 //! in Rust on the unchanged crate `kvm-ioctls` is `tests/src/bin/kvm_hello.rs`.
 
-use softkvm_tests::program;
+use softkvm_tests::client::{compile, exec_within, run, scratch, softkvm, text};
 use softkvm_tests::skip::skip;
-use softkvm_tests::workspace::root;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
-
-fn run(command: &mut Command) -> Output {
-    command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"))
-}
-
-/// The program; cargo builds its library with it.
-fn softkvm() -> &'static Path {
-    program::path().expect("softkvm builds")
-}
-
-/// A folder for what the tests compile.
-fn scratch() -> &'static Path {
-    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
-    FOLDER.get_or_init(|| tempfile::tempdir().expect("a temporary folder")).path()
-}
-
-fn compile(name: &str, source: &Path, options: &[&str]) -> Option<PathBuf> {
-    let program = scratch().join(name);
-    match Command::new("cc")
-        .args(options)
-        .arg("-O1")
-        .arg("-o")
-        .arg(&program)
-        .arg(source)
-        .arg("-lpthread")
-        .output()
-    {
-        Ok(out) if out.status.success() => Some(program),
-        Ok(out) => {
-            skip(name, false, &format!("cc failed: {}", String::from_utf8_lossy(&out.stderr)));
-            None
-        }
-        Err(e) => {
-            skip(name, false, &format!("no C compiler: {e}"));
-            None
-        }
-    }
-}
 
 /// The VMM in C.
-fn client() -> Option<&'static Path> {
-    static CLIENT: OnceLock<Option<PathBuf>> = OnceLock::new();
-    CLIENT.get_or_init(|| compile("kvm_client", &root().join("tests/clients/kvm_client.c"), &[])).as_deref()
+fn client() -> Option<PathBuf> {
+    softkvm_tests::client::client("kvm_client")
 }
 
 /// `softkvm exec OPTIONS -- PROGRAM ARGUMENTS`, ended after a minute if it hangs.
 fn exec(options: &[&str], program: &Path, arguments: &[&str]) -> Output {
-    let mut c = Command::new("timeout");
-    c.arg("60").arg(softkvm()).arg("exec").args(options).arg("--").arg(program).args(arguments);
-    run(&mut c)
+    exec_within(60, options, program, arguments)
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn holds(case: &str) {
-    let Some(client) = client() else { return };
-    let out = exec(&[], client, &[case]);
-    assert!(out.status.success(), "{case}: {}\n{}", out.status, text(&out.stderr));
-}
-
-macro_rules! cases {
-    ($($name:ident $what:literal;)*) => { $(
-        #[doc = $what]
-        #[test]
-        fn $name() {
-            holds(stringify!($name));
-        }
-    )* };
-}
-
-cases! {
+softkvm_tests::cases! { "kvm_client";
     boot "A guest says what it has to say.";
     fds "poll, epoll, dup, mmap, fstat, readlink; numbers that are used again.";
     lifetimes "Two hundred VMs leave no descriptor.";
@@ -112,15 +49,15 @@ fn a_program_on_the_crate_kvm_ioctls() {
 #[test]
 fn the_status_is_the_programs() {
     let Some(client) = client() else { return };
-    assert_eq!(exec(&[], client, &["status=42"]).status.code(), Some(42));
-    assert_eq!(exec(&["--backend", "host"], client, &["status=43"]).status.code(), Some(43));
+    assert_eq!(exec(&[], &client, &["status=42"]).status.code(), Some(42));
+    assert_eq!(exec(&["--backend", "host"], &client, &["status=43"]).status.code(), Some(43));
 }
 
 #[test]
 fn the_trace_names_what_it_shows() {
     let Some(client) = client() else { return };
     let file = scratch().join("trace");
-    let out = exec(&[&format!("--trace={}", file.display())], client, &["boot"]);
+    let out = exec(&[&format!("--trace={}", file.display())], &client, &["boot"]);
     assert!(out.status.success() && out.stderr.is_empty(), "{}", text(&out.stderr));
     let trace = std::fs::read_to_string(file).expect("it was written");
     for line in [
@@ -133,7 +70,7 @@ fn the_trace_names_what_it_shows() {
     ] {
         assert!(trace.contains(line), "{line:?} in\n{trace}");
     }
-    let out = exec(&["--trace"], client, &["boot"]);
+    let out = exec(&["--trace"], &client, &["boot"]);
     assert!(text(&out.stderr).contains("KVM_CREATE_VM"), "{}", text(&out.stderr));
 }
 
@@ -144,7 +81,7 @@ fn strace_sees_no_open_of_dev_kvm() {
     let file = scratch().join("strace");
     let mut c = Command::new("timeout");
     c.args(["60", "strace", "-f", "-s", "4096", "-e", "trace=open,openat,openat2,ioctl", "-o"]).arg(&file);
-    c.arg(softkvm()).args(["exec", "--"]).arg(client).arg("fds");
+    c.arg(softkvm()).args(["exec", "--"]).arg(&client).arg("fds");
     match c.output() {
         Ok(out) if out.status.success() => {}
         Ok(out) => {

@@ -23,6 +23,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tools/preload/", "the shared library"),
     ("tools/insn-diff/src/engine/memory.rs", "memory slots take host addresses"),
     ("tools/insn-diff/src/oracle/", "the host as an oracle: a child process, its signal frames and its code"),
+    ("tools/src/bench/exits/guest.rs", "memory slots take host addresses"),
     ("tools/src/guest_ram.rs", "memory slots take host addresses"),
     ("tools/src/run_page.rs", "immediate_exit from a signal handler"),
     ("tools/src/terminal.rs", "termios"),
