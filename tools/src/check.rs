@@ -27,6 +27,8 @@ struct Findings {
     cpu_vendor: String,
     vmx: bool,
     svm: bool,
+    /// Whether `exec` can show SVM or VMX to programs that execute CPUID.
+    cpuid_faulting: bool,
     hypervisor: Option<String>,
     backend: &'static str,
     guests_run: bool,
@@ -46,6 +48,7 @@ impl Findings {
             cpu_vendor: host.cpu.vendor.clone(),
             vmx: host.cpu.vmx,
             svm: host.cpu.svm,
+            cpuid_faulting: crate::exec::faults_on_cpuid(),
             hypervisor: host.cpu.hypervisor.clone(),
             backend: kvm::BACKEND,
             guests_run: kvm::guests_run(host.usable()),
@@ -89,6 +92,7 @@ impl Findings {
         row("vendor module", self.vendor_module.clone().unwrap_or_else(|| "none".into()));
         row("processor", self.cpu_vendor.clone());
         row("VMX (VT-x), SVM", format!("{}, {}", yes_no(self.vmx), yes_no(self.svm)));
+        row("CPUID faulting", yes_no(self.cpuid_faulting));
         row(
             "this host is a guest",
             match &self.hypervisor {

@@ -36,6 +36,7 @@ Examples:
   softkvm exec -- qemu-system-x86_64 -accel kvm -nographic -kernel vmlinuz -append console=ttyS0
   softkvm check                             what this host offers, and which backend is used
   softkvm bench                             time from start to init, against QEMU's TCG
+  softkvm bench exits                       what an exit costs, beside the host's KVM
   softkvm diff insn --seconds 60            random instructions on this processor and on softkvm's
 
 The guest's serial console is your terminal: Ctrl-A x leaves, Ctrl-A a types a Ctrl-A.";
@@ -193,7 +194,11 @@ pub struct CheckArgs {
 
 /// `softkvm bench`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct BenchArgs {
+    /// What else is measured
+    #[command(subcommand)]
+    pub verb: Option<BenchVerb>,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -209,6 +214,30 @@ pub struct BenchArgs {
     /// Give up on a boot after so many seconds
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = parse_seconds)]
     pub timeout: Duration,
+}
+
+/// What `softkvm bench` measures besides the time to init.
+#[derive(Debug, Subcommand)]
+pub enum BenchVerb {
+    /// What an exit costs: in process, under `softkvm exec`, and on the host's /dev/kvm
+    Exits(BenchExitsArgs),
+}
+
+/// `softkvm bench exits`.
+#[derive(Debug, Args)]
+pub struct BenchExitsArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// How often each is measured
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
+    /// How long each kind of exit is measured in a round
+    #[arg(long, value_name = "MS", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub milliseconds: u64,
+    /// Measure on /dev/kvm as this process finds it, and print JSON
+    #[arg(long, hide = true)]
+    pub client: bool,
 }
 
 /// `softkvm diff`.

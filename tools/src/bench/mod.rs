@@ -2,9 +2,10 @@
 //! in one run, and the memory that each needs beyond guest RAM.
 //!
 //! The two take turns, so that a slow minute of the host hits both; medians are compared. `boot` times one
-//! start; `qemu` finds or fetches QEMU.
+//! start; `qemu` finds or fetches QEMU. `softkvm bench exits` is another measurement: what an exit costs (`exits`).
 
 mod boot;
+mod exits;
 mod qemu;
 
 use std::fs;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use serde::Serialize;
 use vmm_sys_util::tempdir::TempDir;
 
-use crate::cli::BenchArgs;
+use crate::cli::{BenchArgs, BenchVerb};
 use crate::demo::initramfs::{self, Init};
 use crate::demo::{CMDLINE, cache, marker};
 use crate::outcome::{Failure, STATUS_OK};
@@ -23,6 +24,9 @@ use boot::{Boot, Sample};
 
 /// The verb. Returns the exit status.
 pub fn bench(args: BenchArgs) -> Result<u8, Failure> {
+    if let Some(BenchVerb::Exits(args)) = &args.verb {
+        return exits::bench(args);
+    }
     let files = cache::debian_guest(false).map_err(Failure::Host)?;
     let qemu = qemu::find(args.qemu.as_deref()).map_err(Failure::Host)?;
     let marker = marker::fresh().map_err(|error| Failure::host("/dev/urandom", error))?;

@@ -74,7 +74,7 @@ fn trace_file(file: &std::path::Path) -> Result<OsString, Failure> {
 }
 
 /// Whether this host can fault on CPUID: the kernel says so among the processor's flags.
-fn faults_on_cpuid() -> bool {
+pub fn faults_on_cpuid() -> bool {
     std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| {
         text.lines()
             .find(|l| l.starts_with("flags"))
