@@ -69,7 +69,7 @@ static void one_vm(int n)
     int event = eventfd(0, EFD_CLOEXEC);
     struct kvm_irqfd irqfd = {.fd = event, .gsi = 5};
     CHECK(ioctl(v.vm, KVM_IRQFD, &irqfd) == 0);
-    struct kvm_ioeventfd io = {.addr = 0x10, .len = 1, .fd = event, .flags = KVM_IOEVENTFD_FLAG_PIO};
+    struct kvm_ioeventfd io = {.addr = 0x30, .len = 1, .fd = event, .flags = KVM_IOEVENTFD_FLAG_PIO};
     if (n & 1)
         CHECK(ioctl(v.vm, KVM_IOEVENTFD, &io) == 0);
     char *more = mmap(0, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
