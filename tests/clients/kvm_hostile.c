@@ -102,7 +102,7 @@ static void thousands(void)
     struct usage before = usage();
     for (int n = 0; n < 3000; n++)
         one_vm(n);
-    same(before, usage(), 4096);
+    same(before, usage(), 2048);
 }
 
 /* Closed in every order; the last reference takes the memory with it, and none before. */
@@ -134,7 +134,7 @@ static void any_order(void)
         }
         munmap(v.ram, RAM);
     }
-    same(before, usage(), 1024);
+    same(before, usage(), 2048);
 }
 
 /* Many page tables: a guest with paging that touches much. What it cost is back when the vCPU, the last, is closed. */
@@ -189,7 +189,7 @@ static void remapped(void)
     close(v.kvm), close(v.vm), close(v.vcpu);
     CHECK(moved->exit_reason == KVM_EXIT_IO);
     munmap(place, v.size), munmap(v.ram, RAM);
-    same(before, usage(), 1024);
+    same(before, usage(), 2048);
 }
 
 /* ---- threads and processes that end ------------------------------------------------------------------ */
@@ -283,7 +283,7 @@ static void threads_that_go(void)
         CHECK(ioctl(the.vcpu, KVM_RUN, 0) == 0 && the.run->exit_reason == KVM_EXIT_IO);
         close(the.kvm), close(the.vm), close(the.vcpu), munmap(the.run, the.size), munmap(the.ram, RAM);
     }
-    same(before, usage(), 1024);
+    same(before, usage(), 2048);
 }
 
 /* ---- under a running vCPU --------------------------------------------------------------------------- */
@@ -329,7 +329,7 @@ static void closed_while_running(void)
             munmap(v.run, v.size);
         munmap(v.ram, RAM);
     }
-    same(before, usage(), 1024);
+    same(before, usage(), 2048);
 }
 
 /* Another thread's ioctl on a vCPU waits until KVM_RUN is over. */
@@ -373,7 +373,7 @@ static void limits(void)
     }
     while (n)
         close(taken[--n]);
-    same(before, usage(), 1024);
+    same(before, usage(), 2048);
     load(&v, HELLO, sizeof HELLO);
     hello(&v);
 }

@@ -63,7 +63,7 @@ fn the_trace_names_what_it_shows() {
     for line in [
         "open(\"/dev/kvm\") = ",
         "</dev/kvm>, KVM_GET_API_VERSION, 0x0) = 12",
-        "<anon_inode:kvm-vm>, KVM_SET_USER_MEMORY_REGION, {slot=0, flags=0x0, guest_phys_addr=0x0, memory_size=0x10000, ",
+        "<anon_inode:kvm-vm>, KVM_SET_USER_MEMORY_REGION, {slot=0x0, flags=0x0, guest_phys_addr=0x0, memory_size=0x10000, ",
         "<anon_inode:kvm-vcpu:0>, KVM_SET_REGS, {rip=0x1000, rflags=0x2, ",
         "KVM_RUN, 0x0) = 0 KVM_EXIT_IO {out, port=0x10, size=1, count=1, data=[68]}",
         "KVM_RUN, 0x0) = 0 KVM_EXIT_HLT",
