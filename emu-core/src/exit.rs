@@ -146,6 +146,24 @@ pub enum Exit {
         /// Made in 64-bit mode.
         longmode: bool,
     },
+    /// A hypercall by Xen's convention (KVM_EXIT_XEN).
+    XenHypercall {
+        /// Number (RAX).
+        input: u64,
+        /// RDI, RSI, RDX, R10, R8, R9; in 32-bit code EBX, ECX, EDX, ESI, EDI, EBP.
+        params: [u64; 6],
+        /// Made in 64-bit mode.
+        longmode: bool,
+        /// The caller's privilege level.
+        cpl: u8,
+    },
+    /// TPR was accessed by the instruction before, and user space asked to be told (KVM_TPR_ACCESS_REPORTING).
+    TprAccess {
+        /// RIP of that instruction.
+        rip: u64,
+        /// A write.
+        write: bool,
+    },
     /// The backing of guest memory is gone: EFAULT.
     HostFault {
         /// Host virtual address.

@@ -19,6 +19,9 @@ const EPERM: u64 = -1i64 as u64;
 impl Vcpu {
     /// One hypercall: number in RAX, arguments in RBX, RCX, RDX, RSI; the answer in RAX.
     pub(crate) fn hypercall(&mut self) -> Result {
+        if self.xen_intercepts() {
+            return self.xen_hypercall();
+        }
         let long = self.long64();
         let mask = if long { u64::MAX } else { 0xffff_ffff };
         let arg = |r: Gpr| self.hot.regs[r as usize] & mask;

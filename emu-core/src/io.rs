@@ -55,6 +55,17 @@ pub enum Request {
         /// From 64-bit mode.
         longmode: bool,
     },
+    /// A hypercall by Xen's convention, which user space performs; the answer is RAX.
+    XenHypercall {
+        /// Number.
+        input: u64,
+        /// Arguments.
+        params: [u64; 6],
+        /// From 64-bit mode.
+        longmode: bool,
+        /// The caller's privilege level.
+        cpl: u8,
+    },
 }
 
 /// A write that has been committed and not yet told.
@@ -87,6 +98,13 @@ pub enum Write {
     },
     /// CR8 was lowered where user space has the APIC.
     SetTpr,
+    /// TPR was accessed, and user space wants to know.
+    TprAccess {
+        /// RIP of the instruction.
+        rip: u64,
+        /// A write.
+        write: bool,
+    },
 }
 
 /// Requests, answers and queued writes of one vCPU.
@@ -132,7 +150,10 @@ impl Io {
         let len = match request {
             Request::Pio { size, count, .. } => size as usize * count as usize,
             Request::Mmio { len, .. } => len as usize,
-            Request::Msr { .. } | Request::MsrWrite { .. } | Request::Hypercall { .. } => 8,
+            Request::Msr { .. }
+            | Request::MsrWrite { .. }
+            | Request::Hypercall { .. }
+            | Request::XenHypercall { .. } => 8,
         };
         let mut v = data.to_vec();
         v.resize(len, 0);

@@ -337,6 +337,9 @@ impl Vcpu {
     /// A read by a device inside: the local APIC's page, the IOAPIC.
     pub fn device_mmio_read(&mut self, gpa: Gpa, data: &mut [u8]) -> bool {
         let now = self.device_now();
+        if self.lapic_page(gpa) {
+            self.before_lapic_access(gpa.page_offset(), false);
+        }
         if let Some(mut l) = self.shared.irq.lapic()
             && l.mmio_base() == Some(gpa.page_base().0)
         {
@@ -357,6 +360,9 @@ impl Vcpu {
     /// A write that a device inside takes.
     pub fn device_mmio_write(&mut self, gpa: Gpa, data: &[u8]) -> bool {
         let now = self.device_now();
+        if self.lapic_page(gpa) {
+            self.before_lapic_access(gpa.page_offset(), true);
+        }
         let effect = match self.shared.irq.lapic() {
             Some(mut l) if l.mmio_base() == Some(gpa.page_base().0) => {
                 Some(l.mmio_write(gpa.page_offset(), data, &now))
@@ -364,6 +370,7 @@ impl Vcpu {
             _ => None,
         };
         if let Some(effect) = effect {
+            self.vapic_to_guest();
             self.apic_effect(effect);
             return true;
         }
@@ -449,6 +456,7 @@ impl Vcpu {
             }
             None => false,
         };
+        self.vapic_to_guest();
         if !inside {
             let lowered = v & 15 < self.cr8;
             self.cr8 = v & 15;

@@ -45,9 +45,11 @@ pub mod smm;
 pub mod state;
 pub mod stats;
 pub mod task;
+pub mod vapic;
 pub mod vcpu;
 pub mod vm;
 pub mod vm_clock;
+pub mod xen;
 pub mod xstate;
 
 pub use debug::GuestDebug;

@@ -143,7 +143,7 @@ impl Processor {
         self.vcpu.io.answer(data);
     }
 
-    /// The answer to [`Exit::MsrRead`], [`Exit::MsrWrite`] and [`Exit::Hypercall`]; `error` makes it #GP.
+    /// The answer to [`Exit::MsrRead`], [`Exit::MsrWrite`], [`Exit::Hypercall`] and [`Exit::XenHypercall`]; `error` makes it #GP.
     pub fn complete_value(&mut self, value: u64, error: bool) {
         self.vcpu.io.msr_error = error;
         self.vcpu.io.answer(&value.to_le_bytes());
@@ -195,8 +195,10 @@ impl Processor {
             if let Some(exit) = self.between() {
                 return exit;
             }
+            self.vcpu.vapic_to_guest();
             let stepping = self.must_step();
             let exit = if stepping { self.step() } else { self.execute() };
+            self.vcpu.vapic_from_guest();
             if let Some(exit) = exit {
                 return exit;
             }
@@ -293,6 +295,7 @@ impl Processor {
             Write::Mmio { gpa, data, len } => Exit::MmioWrite { gpa, data, len },
             Write::IoapicEoi { vector } => Exit::IoapicEoi { vector },
             Write::SetTpr => Exit::SetTpr,
+            Write::TprAccess { rip, write } => Exit::TprAccess { rip, write },
         })
     }
 
@@ -670,6 +673,9 @@ impl Processor {
                     Some(Request::Msr { index, reason }) => Exit::MsrRead { index, reason },
                     Some(Request::MsrWrite { index, data, reason }) => Exit::MsrWrite { index, data, reason },
                     Some(Request::Hypercall { nr, args, longmode }) => Exit::Hypercall { nr, args, longmode },
+                    Some(Request::XenHypercall { input, params, longmode, cpl }) => {
+                        Exit::XenHypercall { input, params, longmode, cpl }
+                    }
                     None => self.internal(InternalError::Emulation),
                 })
             }

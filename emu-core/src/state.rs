@@ -88,6 +88,7 @@ impl Vcpu {
             insn_len: 0,
             debug: crate::debug::GuestDebug::default(),
             stats: Stats::default(),
+            vapic: Default::default(),
             count_base: 0,
             clock: VcpuClock::new(vm.clock.host_khz),
             shared,

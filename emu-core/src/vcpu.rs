@@ -149,6 +149,8 @@ pub struct Vcpu {
     pub stats: Stats,
     /// Added to the instructions retired where the time is told from a count ([`Vcpu::count`]).
     pub count_base: u64,
+    /// How user space follows the task priority.
+    pub vapic: crate::vapic::Vapic,
     /// TSC and kvmclock.
     pub clock: crate::vm_clock::VcpuClock,
     /// What other threads may reach of this vCPU: gate, local APIC.

@@ -60,6 +60,8 @@ pub struct Vm {
     pub msr_filter: RwLock<Option<Arc<dyn crate::msr::MsrFilter>>>,
     /// RDMSR of MSR_PLATFORM_INFO works in the guest (KVM_CAP_MSR_PLATFORM_INFO).
     pub platform_info_readable: AtomicBool,
+    /// User space's wishes for a Xen guest.
+    pub xen: RwLock<Option<Arc<crate::xen::XenHvm>>>,
     /// A defect of ours was met: nothing runs any more.
     pub dead: AtomicBool,
 }
@@ -80,6 +82,7 @@ impl Vm {
             msr_exits: AtomicU32::new(0),
             msr_filter: RwLock::new(None),
             platform_info_readable: AtomicBool::new(true),
+            xen: RwLock::new(None),
             dead: AtomicBool::new(false),
         })
     }

@@ -98,6 +98,8 @@ caps! {
     KVM_CAP_VCPU_ATTRIBUTES 1;
     KVM_CAP_VM_TYPES 1;
     KVM_CAP_X86_SMM 1;
+    KVM_CAP_VAPIC 1;
+    KVM_CAP_XEN_HVM crate::soft::xen::OFFERED as i32;
     KVM_CAP_MULTI_ADDRESS_SPACE softmmu::memslot::ADDRESS_SPACES as i32;
     KVM_CAP_MCE emu_core::msr::MCE_BANKS as i32;
     KVM_CAP_X86_USER_SPACE_MSR 1;

@@ -32,7 +32,7 @@ plain! {
     kvm_irq_routing_irqchip kvm_irq_routing_msi kvm_ioeventfd kvm_irqfd kvm_msi kvm_enable_cap kvm_msr_entry
     kvm_cpuid_entry kvm_cpuid_entry2 kvm_irq_level kvm_dirty_log kvm_clear_dirty_log kvm_interrupt
     kvm_tpr_access_ctl kvm_vapic_addr kvm_coalesced_mmio kvm_coalesced_mmio_zone kvm_sync_regs kvm_device_attr
-    kvm_create_device kvm_debug_exit_arch kvm_x86_mce kvm_nested_state_header kvm_one_reg
+    kvm_create_device kvm_xen_hvm_config kvm_debug_exit_arch kvm_x86_mce kvm_nested_state_header kvm_one_reg
 }
 
 /// A structure's bytes.

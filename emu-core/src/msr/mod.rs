@@ -160,6 +160,9 @@ impl Vcpu {
 
     /// Writes a register. `host`: KVM_SET_MSRS. False: refused.
     pub fn write_msr(&mut self, index: u32, value: u64, host: bool) -> bool {
+        if let Some(done) = self.write_xen_msr(index, value) {
+            return done;
+        }
         match find(index) {
             Some(row) if host || (row.exists)(self) => (row.write)(self, index, value, host),
             _ => false,

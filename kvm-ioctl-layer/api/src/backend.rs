@@ -248,6 +248,10 @@ pub trait Vm: Send + Sync + Inspect {
     fn set_msr_filter(&self, _flags: u32, _ranges: Vec<MsrRange>) -> Result {
         Err(Errno::ENOTTY)
     }
+    /// KVM_XEN_HVM_CONFIG. The pages at the blobs' addresses are read whenever the guest asks for one.
+    fn xen_hvm_config(&self, _config: &kvm_xen_hvm_config) -> Result {
+        Err(Errno::ENOTTY)
+    }
     /// KVM_GET_CLOCK (4.27).
     fn get_clock(&self) -> Result<kvm_clock_data>;
     /// KVM_SET_CLOCK (4.28).

@@ -75,6 +75,7 @@ pub(super) fn errno<T: core::fmt::Debug>(r: crate::Result<T>) -> i32 {
 }
 
 mod smm;
+mod tpr_and_xen;
 
 #[test]
 fn memory_slots() {

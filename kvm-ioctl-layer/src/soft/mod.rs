@@ -12,6 +12,7 @@ pub mod nested;
 mod rings;
 pub mod vcpu;
 pub mod vm;
+pub mod xen;
 
 use crate::caps;
 use crate::host::{CountedHost, RealHost};

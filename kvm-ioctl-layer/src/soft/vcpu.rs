@@ -18,10 +18,10 @@ use kvm_api::backend::{
 use kvm_api::errno::{Errno, Result};
 use kvm_api::uapi::*;
 use parking_lot::Mutex;
-use softmmu::{Requests, VcpuGate};
+use softmmu::{GuestMemoryError, Requests, VcpuGate};
 use std::sync::{Arc, LazyLock};
 use x86_arch::control::{Cr0, Cr4, Dr6, Dr7, Efer, Xcr0};
-use x86_arch::{Gva, PagingMode, Rflags, Seg, xsave};
+use x86_arch::{Gpa, Gva, PagingMode, Rflags, Seg, xsave};
 
 /// What KVM_X86_SETUP_MCE may ask for: IA32_MCG_CAP's MCG_CTL_P and MCG_SER_P, and 32 banks.
 pub const MCG_CAP_SUPPORTED: u64 = 1 << 8 | 1 << 24 | emu_core::msr::MCE_BANKS as u64;
@@ -38,6 +38,8 @@ enum Unfinished {
     Msr,
     /// KVM_EXIT_HYPERCALL.
     Hypercall,
+    /// KVM_EXIT_XEN.
+    XenHypercall,
 }
 
 /// A vCPU.
@@ -104,6 +106,23 @@ mod exit_at {
         MSR_DATA kvm_run__bindgen_ty_1__bindgen_ty_23 data;
         FAIL_REASON kvm_run__bindgen_ty_1__bindgen_ty_2 hardware_entry_failure_reason;
         FAIL_CPU kvm_run__bindgen_ty_1__bindgen_ty_2 cpu;
+        TPR_RIP kvm_run__bindgen_ty_1__bindgen_ty_9 rip;
+        TPR_IS_WRITE kvm_run__bindgen_ty_1__bindgen_ty_9 is_write;
+        XEN_TYPE kvm_xen_exit type_;
+    }
+    macro_rules! xen {
+        ($($name:ident $field:ident;)*) => {
+            $(pub const $name: usize = EXIT_UNION
+                + core::mem::offset_of!(kvm_xen_exit, u)
+                + core::mem::offset_of!(kvm_xen_exit__bindgen_ty_1__bindgen_ty_1, $field);)*
+        };
+    }
+    xen! {
+        XEN_LONGMODE longmode;
+        XEN_CPL cpl;
+        XEN_INPUT input;
+        XEN_RESULT result;
+        XEN_PARAMS params;
     }
     /// `debug.arch` begins the union.
     pub const DEBUG: usize = EXIT_UNION;
@@ -215,6 +234,9 @@ impl SoftVcpu {
             Unfinished::Hypercall => {
                 self.processor.complete_value(load_u64(page, exit_at::HYPERCALL_RET), false);
             }
+            Unfinished::XenHypercall => {
+                self.processor.complete_value(load_u64(page, exit_at::XEN_RESULT), false);
+            }
         }
     }
 
@@ -318,6 +340,23 @@ impl SoftVcpu {
                 KVM_EXIT_HYPERCALL
             }
             Exit::DirtyRingFull => KVM_EXIT_DIRTY_RING_FULL,
+            Exit::TprAccess { rip, write } => {
+                page.store(exit_at::TPR_RIP, &rip.to_le_bytes());
+                page.store(exit_at::TPR_IS_WRITE, &u32::from(write).to_le_bytes());
+                KVM_EXIT_TPR_ACCESS
+            }
+            Exit::XenHypercall { input, params, longmode, cpl } => {
+                page.store(exit_at::XEN_TYPE, &KVM_EXIT_XEN_HCALL.to_le_bytes());
+                page.store(exit_at::XEN_LONGMODE, &u32::from(longmode).to_le_bytes());
+                page.store(exit_at::XEN_CPL, &u32::from(cpl).to_le_bytes());
+                page.store(exit_at::XEN_INPUT, &input.to_le_bytes());
+                page.store(exit_at::XEN_RESULT, &[0; 8]);
+                for (n, p) in params.iter().enumerate() {
+                    page.store(exit_at::XEN_PARAMS + 8 * n, &p.to_le_bytes());
+                }
+                self.unfinished = Unfinished::XenHypercall;
+                KVM_EXIT_XEN
+            }
             Exit::HostFault { hva } => {
                 tracing::debug!(hva, "guest memory is gone");
                 return Err(Errno::EFAULT);
@@ -963,13 +1002,24 @@ impl Vcpu for SoftVcpu {
     }
 
     fn tpr_access_reporting(&mut self, ctl: &mut kvm_tpr_access_ctl) -> Result {
-        // As a kernel whose processor virtualizes the TPR: accepted, and KVM_EXIT_TPR_ACCESS never happens.
-        if ctl.flags != 0 { Err(Errno::EINVAL) } else { Ok(()) }
+        if ctl.flags != 0 {
+            return Err(Errno::EINVAL);
+        }
+        self.core().vapic.reporting = ctl.enabled != 0;
+        Ok(())
     }
 
-    fn set_vapic_addr(&mut self, _address: u64) -> Result {
-        // As above: nobody patches a guest without KVM_EXIT_TPR_ACCESS, so the page is not looked at.
-        if self.lapic_inside() { Ok(()) } else { Err(Errno::EINVAL) }
+    fn set_vapic_addr(&mut self, address: u64) -> Result {
+        if !self.lapic_inside() {
+            return Err(Errno::EINVAL);
+        }
+        let v = self.core();
+        let word = v.mmu.mmu().guest_memory(0).read(Gpa(address), &mut [0; 4]);
+        if address != 0 && matches!(word, Err(GuestMemoryError::NoSlot(_))) {
+            return Err(Errno::EINVAL);
+        }
+        v.vapic.address = address;
+        Ok(())
     }
 
     fn get_nested_state(&mut self) -> Result<kvm_nested_state_header> {

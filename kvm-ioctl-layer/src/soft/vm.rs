@@ -434,6 +434,10 @@ impl Vm for SoftVm {
         Ok(())
     }
 
+    fn xen_hvm_config(&self, config: &kvm_xen_hvm_config) -> Result {
+        super::xen::config(&self.core, config)
+    }
+
     fn get_clock(&self) -> Result<kvm_clock_data> {
         let host_tsc = self.host_tsc();
         Ok(kvm_clock_data {
