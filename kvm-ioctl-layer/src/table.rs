@@ -167,6 +167,24 @@ fn gsi_routing(vm: &VmFd, c: &Call<'_>) -> Result<Answer> {
     Ok(Answer::Value(0))
 }
 
+/// KVM_DEV_TYPE_VFIO is the type that every x86 kernel has; there is nothing that could be told to it here.
+fn create_device(_: &VmFd, c: &Call<'_>) -> Result<Answer> {
+    let device: kvm_create_device = c.input()?;
+    if device.type_ != kvm_device_type_KVM_DEV_TYPE_VFIO || device.flags & KVM_CREATE_DEVICE_TEST == 0 {
+        return Err(Errno::ENODEV);
+    }
+    c.output(&device)
+}
+
+/// Too late comes before a bad pointer.
+fn set_identity_map(vm: &VmFd, c: &Call<'_>) -> Result<Answer> {
+    let address = c.input();
+    if address.is_err() && vm.backend().has_vcpus() {
+        return Err(Errno::EINVAL);
+    }
+    ok(vm.set_identity_map_address(address?))
+}
+
 fn get_irqchip(vm: &VmFd, c: &Call<'_>) -> Result<Answer> {
     let mut chip: kvm_irqchip = c.input()?;
     vm.get_irqchip(&mut chip).map_err(errno)?;
@@ -261,13 +279,13 @@ fn get_nested_state(vcpu: &VcpuFd, c: &Call<'_>) -> Result<Answer> {
 /// The attribute that `/dev/kvm` has.
 fn system_attribute(a: &kvm_device_attr) -> Result {
     let known = (KVM_X86_GRP_SYSTEM, u64::from(KVM_X86_XCOMP_GUEST_SUPP));
-    if a.flags == 0 && (a.group, a.attr) == known { Ok(()) } else { Err(Errno::ENXIO) }
+    if (a.group, a.attr) == known { Ok(()) } else { Err(Errno::ENXIO) }
 }
 
 /// The attribute that a vCPU has.
 fn vcpu_attribute(a: &kvm_device_attr) -> Result {
     let known = (KVM_VCPU_TSC_CTRL, u64::from(KVM_VCPU_TSC_OFFSET));
-    if a.flags == 0 && (a.group, a.attr) == known { Ok(()) } else { Err(Errno::ENXIO) }
+    if (a.group, a.attr) == known { Ok(()) } else { Err(Errno::ENXIO) }
 }
 
 const NO: Handler = Handler::Errno(Errno::ENOTTY);
@@ -296,7 +314,7 @@ pub static TABLE: &[Row] = &[
     row!(KVM_SET_USER_MEMORY_REGION Vm KVM_CAP_USER_MEMORY, "4.34", Handler::Vm(|o, c| { let r: kvm_userspace_memory_region = c.input()?; o.backend().set_user_memory_region(&kvm_userspace_memory_region2 { slot: r.slot, flags: r.flags, guest_phys_addr: r.guest_phys_addr, memory_size: r.memory_size, userspace_addr: r.userspace_addr, ..Default::default() })?; Ok(Answer::Value(0)) }), "KVM_MEM_READONLY as today"),
     row!(KVM_SET_USER_MEMORY_REGION2 Vm KVM_CAP_USER_MEMORY2, "api.rst", Handler::Vm(|o, c| { o.backend().set_user_memory_region(&c.input()?)?; Ok(Answer::Value(0)) }), "guest_memfd is not offered"),
     row!(KVM_SET_TSS_ADDR Vm KVM_CAP_SET_TSS_ADDR, "4.35", Handler::Vm(|o, c| ok(o.set_tss_address(c.arg as usize))), "nothing is put there"),
-    row!(KVM_SET_IDENTITY_MAP_ADDR Vm KVM_CAP_SET_IDENTITY_MAP_ADDR, "4.39", Handler::Vm(|o, c| ok(o.set_identity_map_address(c.input()?))), "by pointer, as the number says; nothing is put there"),
+    row!(KVM_SET_IDENTITY_MAP_ADDR Vm KVM_CAP_SET_IDENTITY_MAP_ADDR, "4.39", Handler::Vm(set_identity_map), "by pointer, as the number says; nothing is put there"),
     row!(KVM_SET_BOOT_CPU_ID Vm KVM_CAP_SET_BOOT_CPU_ID, "4.40", Handler::Vm(|o, c| ok(o.set_boot_cpu_id(c.arg))), ""),
     row!(KVM_CREATE_IRQCHIP Vm KVM_CAP_IRQCHIP, "4.23", Handler::Vm(|o, _| ok(o.create_irq_chip())), ""),
     row!(KVM_IRQ_LINE Vm KVM_CAP_IRQCHIP, "4.24", Handler::Vm(|o, c| irq_line(o, c, false)), ""),
@@ -305,7 +323,7 @@ pub static TABLE: &[Row] = &[
     row!(KVM_SET_IRQCHIP Vm KVM_CAP_IRQCHIP, "4.26", set!(Vm set_irqchip kvm_irqchip), ""),
     row!(KVM_CREATE_PIT Vm KVM_CAP_PIT, "api.rst", Handler::Vm(|o, _| ok(o.create_pit2(kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() }))), ""),
     row!(KVM_CREATE_PIT2 Vm KVM_CAP_PIT2, "api.rst", Handler::Vm(|o, c| ok(o.create_pit2(c.input()?))), ""),
-    row!(KVM_GET_PIT Vm KVM_CAP_PIT, "api.rst", Handler::Vm(|o, c| { let s = o.get_pit2().map_err(errno)?; c.output(&kvm_pit_state { channels: s.channels }) }), ""),
+    row!(KVM_GET_PIT Vm KVM_CAP_PIT, "api.rst", Handler::Vm(|o, c| { c.input::<kvm_pit_state>()?; let s = o.get_pit2().map_err(errno)?; c.output(&kvm_pit_state { channels: s.channels }) }), ""),
     row!(KVM_SET_PIT Vm KVM_CAP_PIT, "api.rst", Handler::Vm(|o, c| { let s: kvm_pit_state = c.input()?; ok(o.set_pit2(&kvm_pit_state2 { channels: s.channels, ..Default::default() })) }), ""),
     row!(KVM_GET_PIT2 Vm KVM_CAP_PIT_STATE2, "api.rst", get!(Vm get_pit2), ""),
     row!(KVM_SET_PIT2 Vm KVM_CAP_PIT_STATE2, "api.rst", set!(Vm set_pit2 kvm_pit_state2), ""),
@@ -320,7 +338,7 @@ pub static TABLE: &[Row] = &[
     row!(KVM_GET_CLOCK Vm KVM_CAP_ADJUST_CLOCK, "4.27", get!(Vm get_clock), "with today's realtime and host_tsc"),
     row!(KVM_SET_CLOCK Vm KVM_CAP_ADJUST_CLOCK, "4.28", set!(Vm set_clock kvm_clock_data), ""),
     row!(KVM_GET_TSC_KHZ Vm KVM_CAP_VM_TSC_CONTROL, "api.rst", Handler::Vm(|o, _| o.get_tsc_khz().map(|k| Answer::Value(k as i32)).map_err(errno)), ""),
-    row!(KVM_SET_TSC_KHZ Vm KVM_CAP_VM_TSC_CONTROL, "api.rst", Handler::Vm(|o, c| ok(o.set_tsc_khz(u32::try_from(c.arg).map_err(|_| Errno::EINVAL)?))), ""),
+    row!(KVM_SET_TSC_KHZ Vm KVM_CAP_VM_TSC_CONTROL, "api.rst", Handler::Vm(|o, c| ok(o.set_tsc_khz(c.arg as u32))), ""),
     row!(KVM_ENABLE_CAP Vm KVM_CAP_ENABLE_CAP_VM, "4.36", set!(Vm enable_cap kvm_enable_cap), ""),
     row!(KVM_CHECK_EXTENSION Vm KVM_CAP_CHECK_EXTENSION_VM, "4.4", Handler::Vm(|o, c| Ok(Answer::Value(o.check_extension_raw(c.arg)))), ""),
     row!(KVM_X86_SET_MSR_FILTER Vm KVM_CAP_X86_MSR_FILTER, "api.rst", Handler::Vm(msr_filter), ""),
@@ -328,9 +346,10 @@ pub static TABLE: &[Row] = &[
     row!(KVM_RESET_DIRTY_RINGS Vm KVM_CAP_DIRTY_LOG_RING, "api.rst", Handler::Vm(|o, _| o.reset_dirty_rings().map(|n| Answer::Value(n as i32)).map_err(errno)), "returns the count"),
     row!(KVM_SET_PMU_EVENT_FILTER Vm KVM_CAP_PMU_EVENT_FILTER, "api.rst", NO, "no PMU"),
     row!(KVM_MEMORY_ENCRYPT_OP Vm 0, "api.rst", NO, "no memory encryption"),
+    row!(KVM_MEMORY_ENCRYPT_OP Vcpu 0, "api.rst", NO, "no memory encryption"),
     row!(KVM_SET_MEMORY_ATTRIBUTES Vm KVM_CAP_MEMORY_ATTRIBUTES, "api.rst", NO, "no private memory"),
-    row!(KVM_CREATE_GUEST_MEMFD Vm KVM_CAP_GUEST_MEMFD, "api.rst", Handler::Errno(Errno::EINVAL), "no private memory"),
-    row!(KVM_CREATE_DEVICE Vm KVM_CAP_DEVICE_CTRL, "api.rst", Handler::Errno(Errno::ENODEV), "no device types"),
+    row!(KVM_CREATE_GUEST_MEMFD Vm KVM_CAP_GUEST_MEMFD, "api.rst", NO, "no private memory"),
+    row!(KVM_CREATE_DEVICE Vm 0, "api.rst", Handler::Vm(create_device), "KVM_DEV_TYPE_VFIO is known to KVM_CREATE_DEVICE_TEST; KVM_CAP_DEVICE_CTRL is 0"),
     row!(KVM_GET_STATS_FD Vm KVM_CAP_BINARY_STATS_FD, "api.rst", Handler::Later, ""),
     row!(KVM_HAS_DEVICE_ATTR Vm KVM_CAP_VM_ATTRIBUTES, "api.rst", NO, "x86 has no attributes of a VM"),
     row!(KVM_SET_DEVICE_ATTR Vm KVM_CAP_VM_ATTRIBUTES, "api.rst", NO, "x86 has no attributes of a VM"),
@@ -353,9 +372,9 @@ pub static TABLE: &[Row] = &[
     row!(KVM_GET_FPU Vcpu 0, "4.21", get!(Vcpu get_fpu), ""),
     row!(KVM_SET_FPU Vcpu 0, "4.22", set!(Vcpu set_fpu kvm_fpu), ""),
     row!(KVM_GET_LAPIC Vcpu KVM_CAP_IRQCHIP, "api.rst", get!(Vcpu get_lapic), ""),
-    row!(KVM_SET_LAPIC Vcpu KVM_CAP_IRQCHIP, "api.rst", set!(Vcpu set_lapic kvm_lapic_state), ""),
+    row!(KVM_SET_LAPIC Vcpu KVM_CAP_IRQCHIP, "api.rst", Handler::Vcpu(|o, c| { o.get_lapic().map_err(errno)?; ok(o.set_lapic(&c.input()?)) }), ""),
     row!(KVM_TPR_ACCESS_REPORTING Vcpu KVM_CAP_VAPIC, "api.rst", Handler::Vcpu(tpr_reporting), "of accesses through the APIC's page, not by MSR"),
-    row!(KVM_SET_VAPIC_ADDR Vcpu KVM_CAP_VAPIC, "api.rst", Handler::Vcpu(|o, c| { let a: kvm_vapic_addr = c.input()?; o.with_backend(|v| v.set_vapic_addr(a.vapic_addr))?; Ok(Answer::Value(0)) }), ""),
+    row!(KVM_SET_VAPIC_ADDR Vcpu KVM_CAP_VAPIC, "api.rst", Handler::Vcpu(|o, c| { o.get_lapic().map_err(errno)?; let a: kvm_vapic_addr = c.input()?; o.with_backend(|v| v.set_vapic_addr(a.vapic_addr))?; Ok(Answer::Value(0)) }), ""),
     row!(KVM_GET_VCPU_EVENTS Vcpu KVM_CAP_VCPU_EVENTS, "4.29", get!(Vcpu get_vcpu_events), "a vcpu ioctl; 2010's text says vm"),
     row!(KVM_SET_VCPU_EVENTS Vcpu KVM_CAP_VCPU_EVENTS, "4.30", set!(Vcpu set_vcpu_events kvm_vcpu_events), "a vcpu ioctl; 2010's text says vm"),
     row!(KVM_GET_DEBUGREGS Vcpu KVM_CAP_DEBUGREGS, "4.32", get!(Vcpu get_debug_regs), "a vcpu ioctl; 2010's text says vm"),
@@ -371,7 +390,7 @@ pub static TABLE: &[Row] = &[
     row!(KVM_NMI Vcpu KVM_CAP_USER_NMI, "api.rst", Handler::Vcpu(|o, _| ok(o.nmi())), ""),
     row!(KVM_SMI Vcpu KVM_CAP_X86_SMM, "api.rst", Handler::Vcpu(|o, _| ok(o.smi())), ""),
     row!(KVM_SET_GUEST_DEBUG Vcpu KVM_CAP_SET_GUEST_DEBUG, "api.rst", set!(Vcpu set_guest_debug kvm_guest_debug), ""),
-    row!(KVM_SET_TSC_KHZ Vcpu KVM_CAP_TSC_CONTROL, "api.rst", Handler::Vcpu(|o, c| ok(o.set_tsc_khz(u32::try_from(c.arg).map_err(|_| Errno::EINVAL)?))), ""),
+    row!(KVM_SET_TSC_KHZ Vcpu KVM_CAP_TSC_CONTROL, "api.rst", Handler::Vcpu(|o, c| ok(o.set_tsc_khz(c.arg as u32))), ""),
     row!(KVM_GET_TSC_KHZ Vcpu KVM_CAP_GET_TSC_KHZ, "api.rst", Handler::Vcpu(|o, _| o.get_tsc_khz().map(|k| Answer::Value(k as i32)).map_err(errno)), ""),
     row!(KVM_KVMCLOCK_CTRL Vcpu KVM_CAP_KVMCLOCK_CTRL, "api.rst", Handler::Vcpu(|o, _| ok(o.kvmclock_ctrl())), ""),
     row!(KVM_X86_SETUP_MCE Vcpu KVM_CAP_MCE, "api.rst", Handler::Vcpu(|o, c| { let cap: u64 = c.input()?; o.with_backend(|v| v.setup_mce(cap))?; Ok(Answer::Value(0)) }), ""),

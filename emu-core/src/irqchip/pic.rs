@@ -90,16 +90,19 @@ impl PicState {
 
     fn set_input(&mut self, input: u8, level: bool) -> LineStatus {
         let bit = 1u8 << (input & 7);
-        let was_requested = self.irr & bit != 0;
-        if self.elcr & bit != 0 {
-            self.irr = if level { self.irr | bit } else { self.irr & !bit };
-        } else if level && self.last_irr & bit == 0 {
+        // An edge input that is high already has no edge, and says that it was delivered, as KVM's does.
+        let level_triggered = self.elcr & bit != 0;
+        let requests = level && (level_triggered || self.last_irr & bit == 0);
+        let was_requested = requests && self.irr & bit != 0;
+        if requests {
             self.irr |= bit;
+        } else if level_triggered {
+            self.irr &= !bit;
         }
         self.last_irr = if level { self.last_irr | bit } else { self.last_irr & !bit };
         if self.imr & bit != 0 {
             LineStatus::IGNORED
-        } else if level && was_requested {
+        } else if was_requested {
             LineStatus::COALESCED
         } else {
             LineStatus::delivered(1)

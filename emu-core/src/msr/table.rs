@@ -79,8 +79,8 @@ fn zero(_: &mut Vcpu, _: u32, _: bool) -> Option<u64> {
     Some(0)
 }
 /// A register that cannot be read.
-fn write_only(_: &mut Vcpu, _: u32, host: bool) -> Option<u64> {
-    host.then_some(0)
+fn write_only(_: &mut Vcpu, _: u32, _: bool) -> Option<u64> {
+    None
 }
 
 macro_rules! has {
@@ -132,7 +132,12 @@ fn canonical(c: &Vcpu, v: u64, _: bool) -> Option<u64> {
 
 /// IA32_SYSENTER_ESP and EIP: 32 bits wide on an AMD, canonical on an Intel.
 fn sysenter(c: &Vcpu, v: u64, host: bool) -> Option<u64> {
-    if amd(c) && !host { Some(v & 0xffff_ffff) } else { canonical(c, v, host) }
+    if host {
+        // As KVM: made canonical, and no error.
+        let shift = 64 - c.linear_bits();
+        return Some(((v << shift).cast_signed() >> shift).cast_unsigned());
+    }
+    if amd(c) { Some(v & 0xffff_ffff) } else { canonical(c, v, host) }
 }
 
 /// Within the allowed bits.
@@ -238,14 +243,14 @@ fn write_ctl2(c: &mut Vcpu, index: u32, v: u64, _: bool) -> bool {
     }
 }
 
-fn read_lapic(c: &mut Vcpu, index: u32, host: bool) -> Option<u64> {
+fn read_lapic(c: &mut Vcpu, index: u32, _: bool) -> Option<u64> {
     match c.lapic_msr_read(index) {
         Some(r) => r.ok(),
         // The local APIC is user space's.
         None => match index {
             IA32_APIC_BASE => Some(c.msr.apic_base),
             IA32_TSC_DEADLINE => Some(c.msr.tsc_deadline),
-            _ => host.then_some(0),
+            _ => None,
         },
     }
 }
@@ -314,7 +319,7 @@ fn set_base(c: &mut Vcpu, s: Seg, v: u64) -> bool {
 
 /// Every register that exists.
 pub static ROWS: &[Row] = &[
-    row!(0x0, 0x1, "IA32_P5_MC_ADDR, IA32_P5_MC_TYPE", None, has!(MCE), zero, ignored),
+    row!(0x0, 0x1, "IA32_P5_MC_ADDR, IA32_P5_MC_TYPE", None, has!(MCE), zero, read_only),
     row!(
         IA32_TSC,
         "IA32_TIME_STAMP_COUNTER",
@@ -438,7 +443,7 @@ pub static ROWS: &[Row] = &[
         set!(arch_capabilities, host_only)
     ),
     row!(IA32_FLUSH_CMD, "IA32_FLUSH_CMD", None, has!(FLUSH_L1D), write_only, |_, _, v, _| v & !1 == 0),
-    row!(0x11e, "MSR_BBL_CR_CTL3", None, intel, |_, _, _| Some(0xbe70_2111), read_only),
+    row!(0x11e, "MSR_BBL_CR_CTL3", None, intel, |_, _, _| Some(0xbe70_2111), ignored),
     row!(
         MSR_MISC_FEATURES_ENABLES,
         "MSR_MISC_FEATURES_ENABLES",

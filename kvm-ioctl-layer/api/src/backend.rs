@@ -192,6 +192,10 @@ pub trait Vm: Send + Sync + Inspect {
     fn set_user_memory_region(&self, region: &kvm_userspace_memory_region2) -> Result;
     /// KVM_GET_DIRTY_LOG (4.7): the bitmap of a slot (its address space in bits 16 to 31), which is cleared.
     fn get_dirty_log(&self, slot: u32) -> Result<Vec<u64>>;
+    /// Whether a vCPU was ever made: some settings come too late then.
+    fn has_vcpus(&self) -> bool {
+        false
+    }
     /// The errors of KVM_CLEAR_DIRTY_LOG that are known before the bitmap is read.
     fn check_clear_dirty_log(&self, slot: u32, first_page: u64, pages: u64) -> Result;
     /// KVM_CLEAR_DIRTY_LOG: clears the bits of a part of the log that begins at `first_page`, a multiple of 64.

@@ -192,7 +192,7 @@ fn impossible_special_registers_are_refused() {
         ("PG without PE", |s| s.cr0 = 1 << 31),
         ("NW without CD", |s| s.cr0 = 1 << 29),
         ("a bit that CR4 does not have", |s| s.cr4 = 1 << 63),
-        ("a bit that EFER does not have", |s| s.efer = 1 << 40),
+        ("64-bit code outside IA-32e mode", |s| s.cs.l = 1),
         ("LMA without paging", |s| s.efer = 1 << 10),
         ("IA-32e paging without PAE", |s| {
             s.cr0 = 1 << 31 | 1;

@@ -406,7 +406,9 @@ pub fn events(e: &Events, caps: EventCaps) -> kvm_vcpu_events {
     });
     if let Some(PendingException { vector, error_code, payload }) = exception.or(trap) {
         if caps.exception_payload {
-            k.exception.pending = 1;
+            // One without a payload has nothing left to do but to be delivered.
+            k.exception.pending = payload.is_some() as u8;
+            k.exception.injected = payload.is_none() as u8;
             k.flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
             k.exception_has_payload = payload.is_some() as u8;
             k.exception_payload = payload.unwrap_or(0);
@@ -468,7 +470,9 @@ pub fn set_events(e: &mut Events, k: &kvm_vcpu_events) {
     }
     e.nmi_injected = k.nmi.injected != 0;
     if has(KVM_VCPUEVENT_VALID_NMI_PENDING) {
-        e.nmi_pending = k.nmi.pending.min(2);
+        // Behind one that is masked or on its way there is room for one.
+        let limit = if k.nmi.masked != 0 || k.nmi.injected != 0 { 1 } else { 2 };
+        e.nmi_pending = k.nmi.pending.min(limit);
     }
     e.nmi_masked = k.nmi.masked != 0;
     if has(KVM_VCPUEVENT_VALID_SIPI_VECTOR) && k.sipi_vector != 0 {

@@ -109,23 +109,23 @@ impl Irqfds {
         if a.flags & !(KVM_IRQFD_FLAG_DEASSIGN | KVM_IRQFD_FLAG_RESAMPLE) != 0 {
             return Err(Errno::EINVAL);
         }
+        let assign = a.flags & KVM_IRQFD_FLAG_DEASSIGN == 0;
+        let resamples = a.flags & KVM_IRQFD_FLAG_RESAMPLE != 0;
+        // Whose acknowledgements are seen is the whole irqchip's. A GSI without a route is no error.
+        let split = vm.with_irqchip(|c| c.is_split());
+        if assign && (split.is_none() || (resamples && split == Some(true))) {
+            return Err(Errno::EINVAL);
+        }
         let fd = eventfd(a.fd as i32)?;
         let id = eventfd_id(&fd);
-        if a.flags & KVM_IRQFD_FLAG_DEASSIGN != 0 {
+        if !assign {
             self.deassign(vm, id, a.gsi);
             return Ok(());
         }
-        if !vm.has_irqchip() || a.gsi as usize >= emu_core::irqchip::routing::MAX_IRQ_ROUTES {
-            return Err(Errno::EINVAL);
-        }
-        let resample = match a.flags & KVM_IRQFD_FLAG_RESAMPLE != 0 {
+        let resample = match resamples {
             true => Some(eventfd(a.resamplefd as i32)?),
             false => None,
         };
-        if resample.is_some() {
-            self.listen_to_acknowledgements(vm);
-            vm.with_irqchip(|c| c.add_resampler(a.gsi));
-        }
         let mut thread = self.thread.lock();
         let mut list = self.shared.by_key.lock();
         if list.1.values().any(|i| i.id.is_some() && i.id == id) {
@@ -135,6 +135,10 @@ impl Irqfds {
             *thread = Some(waiter(self.shared.clone(), Arc::downgrade(vm))?);
         }
         let Some(w) = thread.as_ref() else { return Err(Errno::ENOMEM) };
+        if resample.is_some() {
+            self.listen_to_acknowledgements(vm);
+            vm.with_irqchip(|c| c.add_resampler(a.gsi));
+        }
         list.0 += 1;
         let key = list.0;
         // Level-triggered: an eventfd that was signalled before is seen at once.

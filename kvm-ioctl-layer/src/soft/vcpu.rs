@@ -444,8 +444,9 @@ impl SoftVcpu {
         let (cr0, cr4, efer) = self.check_sregs(s)?;
         let inside = self.lapic_inside();
         let v = &mut self.processor.vcpu;
-        if let Some(r) = v.lapic_msr_write(x86_arch::msr::IA32_APIC_BASE, s.apic_base, true) {
-            r.map_err(|_| Errno::EINVAL)?;
+        let apic_base = x86_arch::msr::IA32_APIC_BASE;
+        if msr::get(v, apic_base) != Some(s.apic_base) && !msr::set(v, apic_base, s.apic_base) {
+            return Err(Errno::EINVAL);
         }
         v.gdtr = convert::set_dtable(&s.gdt);
         v.idtr = convert::set_dtable(&s.idt);
@@ -483,10 +484,13 @@ impl SoftVcpu {
             }
         }
         v.update_mode();
-        if inside {
-            let _ = v.write_cr8(s.cr8 & 15);
-        } else {
-            v.cr8 = s.cr8 & 15;
+        // A task priority that does not exist changes nothing, as in KVM.
+        if s.cr8 >> 4 == 0 {
+            if inside {
+                let _ = v.write_cr8(s.cr8);
+            } else {
+                v.cr8 = s.cr8;
+            }
         }
         // A VMM that resets the boot processor by registers alone expects it to run.
         let cs = v.segment(Seg::Cs);
@@ -514,28 +518,29 @@ impl SoftVcpu {
             return invalid;
         }
         let cr0 = Cr0::from_bits_truncate(s.cr0);
-        let (Some(cr4), Some(efer)) = (Cr4::from_bits(s.cr4), Efer::from_bits(s.efer)) else {
+        if !v.cr4_valid(s.cr4) {
             return invalid;
-        };
-        if !v.cr4_valid(s.cr4)
-            || (cr0.contains(Cr0::PG) && !cr0.contains(Cr0::PE))
+        }
+        // EFER's unknown bits are dropped: KVM takes whatever the caller says.
+        let (cr4, efer) = (Cr4::from_bits_truncate(s.cr4), Efer::from_bits_truncate(s.efer));
+        let pae = PagingMode::of(cr0, cr4, efer) == PagingMode::Pae;
+        if s.flags & u64::from(KVM_SREGS2_FLAGS_PDPTRS_VALID) != 0 && !pae {
+            return invalid;
+        }
+        if (cr0.contains(Cr0::PG) && !cr0.contains(Cr0::PE))
             || (cr0.contains(Cr0::NW) && !cr0.contains(Cr0::CD))
         {
             return invalid;
         }
-        if s.cr8 & !15 != 0 && !self.lapic_inside() {
-            return invalid;
-        }
         if efer.contains(Efer::LME) && cr0.contains(Cr0::PG) {
             // IA-32e mode needs PAE, LMA, and a CR3 within the physical addresses.
-            let wide = s.cr3 & !x86_arch::control::CR3_NO_FLUSH;
             if !cr4.contains(Cr4::PAE)
                 || !efer.contains(Efer::LMA)
-                || wide >> v.cpuid.maxphyaddr().max(32) != 0
+                || s.cr3 >> v.cpuid.maxphyaddr().max(32) != 0
             {
                 return invalid;
             }
-        } else if efer.contains(Efer::LMA) || (s.cs.l != 0 && cr0.contains(Cr0::PG)) {
+        } else if efer.contains(Efer::LMA) || s.cs.l != 0 {
             return invalid;
         }
         Ok((cr0, cr4, efer))
@@ -787,8 +792,15 @@ impl Vcpu for SoftVcpu {
         };
         let mxcsr = word(xsave::MXCSR).unwrap_or(0) as u32;
         let known = offered_xcr0() | 3;
-        // The standard format only; a reserved MXCSR bit would fault when it is loaded (SDM vol. 1, 13.8).
-        if bv & !known != 0 || xcomp != 0 || mxcsr & !emu_core::host_cpu::mxcsr_mask() != 0 {
+        // The standard format only, with nothing in the rest of the header; a reserved MXCSR bit would fault when it is
+        // loaded (SDM vol. 1, 13.8), which is with x87, SSE or AVX state.
+        let header = area.get(xsave::XCOMP_BV + 8..xsave::XSTATE_BV + 64).unwrap_or(&[]);
+        let loads_mxcsr = bv & 7 != 0;
+        if bv & !known != 0
+            || xcomp != 0
+            || header.iter().any(|b| *b != 0)
+            || (loads_mxcsr && mxcsr & !emu_core::host_cpu::mxcsr_mask() != 0)
+        {
             return Err(Errno::EINVAL);
         }
         let v = self.core();
@@ -813,7 +825,7 @@ impl Vcpu for SoftVcpu {
         }
         // A processor makes ES and B from the flags and masks that it loads.
         image.update_summary();
-        image.set_mxcsr(mxcsr);
+        image.set_mxcsr(if loads_mxcsr { mxcsr } else { v.xsave.mxcsr() });
         // FSW.ES follows from its flags and FCW's masks when x87 state is loaded (SDM vol. 1, 8.1.3.3).
         image.update_summary();
         image.set(xsave::MXCSR_MASK, emu_core::host_cpu::mxcsr_mask());
@@ -916,12 +928,21 @@ impl Vcpu for SoftVcpu {
         if caps.triple_fault {
             known |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
         }
+        // Only who speaks of payloads knows the difference between a pending and an injected exception.
+        let mut k = *k;
+        if k.flags & KVM_VCPUEVENT_VALID_PAYLOAD == 0 {
+            k.exception.pending = 0;
+        }
+        if k.exception.pending == 0 {
+            k.exception_has_payload = 0;
+        } else {
+            k.exception.injected = 0;
+        }
         let e = &k.exception;
         let raised = e.injected != 0 || e.pending != 0;
         let smm = k.flags & KVM_VCPUEVENT_VALID_SMM != 0 && (k.smi.smm != 0 || k.smi.pending != 0);
         if k.flags & !known != 0
             || (raised && (e.nr > 31 || e.nr == 2))
-            || (e.injected != 0 && e.pending != 0 && caps.exception_payload)
             // Who waits for SIPI takes no SMI.
             || (smm && self.core().events.activity == Activity::InitReceived)
         {
@@ -930,7 +951,7 @@ impl Vcpu for SoftVcpu {
         let latched = self.lapic_inside();
         let v = self.core();
         let (smm, init) = (v.events.smm, v.events.init_pending);
-        convert::set_events(&mut v.events, k);
+        convert::set_events(&mut v.events, &k);
         if !latched {
             v.events.init_pending = init;
         }

@@ -129,7 +129,7 @@ impl Vm for SoftVm {
                 if cap.args[0] > MAX_IRQ_ROUTES as u64 {
                     return Err(Errno::EINVAL);
                 }
-                if self.core.has_irqchip() {
+                if self.core.has_irqchip() || !self.settings.lock().vcpu_ids.is_empty() {
                     return Err(Errno::EEXIST);
                 }
                 if self.core.create_irqchip(true) { Ok(()) } else { Err(Errno::EINVAL) }
@@ -173,7 +173,8 @@ impl Vm for SoftVm {
             }
             KVM_CAP_MAX_VCPU_ID => {
                 let mut s = self.settings.lock();
-                let told = s.max_vcpu_id != 0 && s.max_vcpu_id != cap.args[0];
+                let late = s.max_vcpu_id != 0 || !s.vcpu_ids.is_empty();
+                let told = late && s.max_vcpu_id != cap.args[0];
                 if cap.args[0] > caps::MAX_VCPU_ID || cap.args[0] < s.boot_cpu || told {
                     return Err(Errno::EINVAL);
                 }
@@ -220,6 +221,10 @@ impl Vm for SoftVm {
         rings::not_in_use(&self.settings.lock())?;
         let manual = self.settings.lock().manual_dirty_log & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE != 0;
         memory::get_dirty_log(&self.core.mmu, slot, Self::ADDRESS_SPACES, manual)
+    }
+
+    fn has_vcpus(&self) -> bool {
+        !self.settings.lock().vcpu_ids.is_empty()
     }
 
     fn check_clear_dirty_log(&self, slot: u32, first_page: u64, pages: u64) -> Result {
@@ -342,9 +347,8 @@ impl Vm for SoftVm {
     }
 
     fn create_pit2(&self, config: &kvm_pit_config) -> Result {
-        if config.flags & !KVM_PIT_SPEAKER_DUMMY != 0 {
-            return Err(Errno::EINVAL);
-        }
+        // KVM_PIT_SPEAKER_DUMMY changes nothing here; KVM does not look at other flags.
+        let _ = config;
         if !self.full_irqchip() {
             return Err(Errno::ENOENT);
         }
@@ -380,6 +384,11 @@ impl Vm for SoftVm {
 
     fn set_gsi_routing(&self, entries: &[kvm_irq_routing_entry]) -> Result {
         if !self.core.has_irqchip() || entries.len() > MAX_IRQ_ROUTES {
+            return Err(Errno::EINVAL);
+        }
+        // The pins of a split irqchip are the caller's own.
+        let pins = entries.iter().any(|e| e.type_ == KVM_IRQ_ROUTING_IRQCHIP);
+        if pins && !self.full_irqchip() {
             return Err(Errno::EINVAL);
         }
         let routes = entries.iter().map(convert::route).collect::<Result<Vec<_>>>()?;
