@@ -5,6 +5,7 @@
 pub mod client;
 pub mod fuzz;
 pub mod guest;
+pub mod ioctl_fuzz;
 pub mod ioctls;
 pub mod machine;
 pub mod oracle;

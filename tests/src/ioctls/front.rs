@@ -10,7 +10,7 @@ use kvm_ioctl_layer::user_mem::OwnMemory;
 use kvm_ioctl_layer::{Kvm, VcpuFd, VmFd};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// A descriptor, as a front numbers them.
 pub type Fd = i32;
@@ -47,6 +47,8 @@ impl Held {
 #[derive(Default)]
 pub struct Dispatch {
     held: Mutex<(Fd, HashMap<Fd, Arc<Held>>)>,
+    /// Every vCPU that is alive, with a descriptor or without.
+    vcpus: Mutex<Vec<Weak<Held>>>,
 }
 
 impl Dispatch {
@@ -54,7 +56,13 @@ impl Dispatch {
         let mut held = self.held.lock();
         held.0 += 1;
         let fd = held.0 + 1000;
-        held.1.insert(fd, Arc::new(object));
+        let object = Arc::new(object);
+        if matches!(*object, Held::Vcpu(_)) {
+            let mut vcpus = self.vcpus.lock();
+            vcpus.retain(|v| v.strong_count() > 0);
+            vcpus.push(Arc::downgrade(&object));
+        }
+        held.1.insert(fd, object);
         fd
     }
 
@@ -62,12 +70,21 @@ impl Dispatch {
         self.held.lock().1.get(&fd).cloned()
     }
 
-    /// The vCPU behind a descriptor kicked out of KVM_RUN, as a signal would do it.
-    pub fn kick(&self, fd: Fd) {
-        if let Some(held) = self.find(fd)
-            && let Held::Vcpu(vcpu) = &*held
-        {
-            vcpu.kick_handle().kick();
+    /// Every vCPU kicked out of KVM_RUN, as a signal would do it, those too whose descriptors are closed.
+    pub fn kick_all(&self) {
+        let vcpus: Vec<_> = self.vcpus.lock().iter().filter_map(Weak::upgrade).collect();
+        for held in vcpus {
+            if let Held::Vcpu(vcpu) = &*held {
+                vcpu.kick_handle().kick();
+            }
+        }
+    }
+
+    /// Looks at a vCPU's shared pages, which stay for as long.
+    pub fn with_run_page<R>(&self, vcpu: Fd, f: impl FnOnce(u64) -> R) -> Option<R> {
+        match self.find(vcpu).as_deref() {
+            Some(Held::Vcpu(v)) => Some(f(v.run_mapping().address() as u64)),
+            _ => None,
         }
     }
 }

@@ -116,6 +116,11 @@ impl<'a> Session<'a> {
         self.note(name, value, Vec::new());
     }
 
+    /// Notes bytes that are not an ioctl's own.
+    pub fn observe_bytes(&mut self, name: &str, bytes: &[u8]) {
+        self.note(name, 0, bytes.to_vec());
+    }
+
     /// An argument by value.
     pub fn number(&mut self, name: &str, fd: Fd, nr: u32, arg: u64) -> i64 {
         let mut r = self.front.ioctl(fd, nr, arg);

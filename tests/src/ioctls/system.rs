@@ -57,7 +57,7 @@ pub fn system(s: &mut Session<'_>) {
 pub fn capabilities(s: &mut Session<'_>) {
     let (kvm, vm) = (s.system(), s.vm());
     for cap in 0..=250 {
-        s.number(&format!("{cap}"), kvm, KVM_CHECK_EXTENSION, cap);
+        s.number(&format!("{cap} of the system"), kvm, KVM_CHECK_EXTENSION, cap);
         s.number(&format!("{cap} of a VM"), vm, KVM_CHECK_EXTENSION, cap);
     }
 }

@@ -81,6 +81,22 @@ pub fn set_cpuid(s: &mut Session<'_>, vcpu: Fd) {
     s.close(system);
 }
 
+/// KVM_GET_VCPU_EVENTS, without the details of what is not there.
+fn events_back(s: &mut Session<'_>, name: &str, vcpu: Fd) {
+    let mut e: kvm_vcpu_events = s.get(vcpu, KVM_GET_VCPU_EVENTS);
+    if e.exception.injected == 0 && e.exception.pending == 0 {
+        (e.exception.nr, e.exception.has_error_code, e.exception.error_code) = (0, 0, 0);
+        e.exception_has_payload = 0;
+    }
+    if e.exception_has_payload == 0 {
+        e.exception_payload = 0;
+    }
+    if e.interrupt.injected == 0 {
+        (e.interrupt.nr, e.interrupt.soft) = (0, 0);
+    }
+    s.observe_bytes(name, kvm_ioctl_layer::user_mem::bytes_of(&e));
+}
+
 /// KVM_SET_VCPU_EVENTS: flags, vectors, combinations; with and without the capabilities that add fields.
 pub fn events(s: &mut Session<'_>) {
     for (caps, list) in [
@@ -103,8 +119,7 @@ pub fn events(s: &mut Session<'_>) {
             for bit in 0..32 {
                 let e = kvm_vcpu_events { flags: 1 << bit, ..base };
                 s.pass(&format!("{caps}: flag {bit}"), vcpu, KVM_SET_VCPU_EVENTS, &e);
-                let mut back = kvm_vcpu_events::default();
-                s.fill(&format!("{caps}: after flag {bit}"), vcpu, KVM_GET_VCPU_EVENTS, &mut back);
+                events_back(s, &format!("{caps}: after flag {bit}"), vcpu);
             }
             for vector in [0, 1, 2, 3, 8, 14, 31, 32, 40, 255] {
                 for (injected, pending) in [(0, 0), (1, 0), (0, 1), (1, 1), (2, 0), (0, 2)] {
@@ -120,8 +135,7 @@ pub fn events(s: &mut Session<'_>) {
                         let what =
                             format!("{caps}: exception {vector} {injected} {pending} flags {flags:#x}");
                         s.pass(&what, vcpu, KVM_SET_VCPU_EVENTS, &e);
-                        let mut back = kvm_vcpu_events::default();
-                        s.fill(&format!("{what}, back"), vcpu, KVM_GET_VCPU_EVENTS, &mut back);
+                        events_back(s, &format!("{what}, back"), vcpu);
                     }
                 }
             }
@@ -164,8 +178,7 @@ pub fn events(s: &mut Session<'_>) {
                     _ => (e.flags, e.triple_fault.pending) = (KVM_VCPUEVENT_VALID_TRIPLE_FAULT, 1),
                 }
                 s.pass(&format!("{caps}: {name}"), vcpu, KVM_SET_VCPU_EVENTS, &e);
-                let mut back = kvm_vcpu_events::default();
-                s.fill(&format!("{caps}: {name}, back"), vcpu, KVM_GET_VCPU_EVENTS, &mut back);
+                events_back(s, &format!("{caps}: {name}, back"), vcpu);
                 s.pass(&format!("{caps}: after {name}"), vcpu, KVM_SET_VCPU_EVENTS, &base);
             }
         }
@@ -274,6 +287,7 @@ pub fn lapic(s: &mut Session<'_>) {
         };
         for id in [0, 1] {
             let vcpu = s.vcpu(vm, id);
+            set_cpuid(s, vcpu);
             let who = format!("{chips}, vcpu {id}");
             let mut page = kvm_lapic_state::default();
             s.fill(&format!("{who}: lapic"), vcpu, KVM_GET_LAPIC, &mut page);
