@@ -40,10 +40,23 @@ pub trait Host: Send + Sync {
         None
     }
 
+    /// A count for one vCPU of how long it waited for a processor, made in the thread that makes the vCPU. `None`: nobody
+    /// ever waits (counted time).
+    fn run_delay(&self) -> Option<Box<dyn RunDelay>> {
+        None
+    }
+
     /// A halted vCPU has nothing to do before `deadline_ns` (of [`Host::monotonic_ns`]).
     /// Returns true if time was moved there at once (counted time); false if the caller should sleep.
     fn skip_to(&self, deadline_ns: u64) -> bool {
         let _ = deadline_ns;
         false
     }
+}
+
+/// How long the threads of a vCPU were ready to run and did not.
+pub trait RunDelay: Send {
+    /// Nanoseconds so far, counted in the calling thread up to now; never less than before. `began`: until now the thread
+    /// may have slept of its own will.
+    fn nanoseconds(&mut self, began: bool) -> u64;
 }

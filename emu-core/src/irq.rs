@@ -15,7 +15,7 @@ use crate::vcpu::{ATTENTION_EVENT, ATTENTION_IO, RIP, Vcpu};
 use crate::vm::{VcpuShared, Vm};
 use parking_lot::{Mutex, MutexGuard};
 use softmmu::Requests;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use x86_arch::msr;
 use x86_arch::{Gpa, Rflags, Seg, Selector};
@@ -32,11 +32,18 @@ pub struct IrqState {
     /// When the PIT ticks next, so that vCPUs need not lock to find out.
     pit_deadline: AtomicU64,
     ack_hook: OnceLock<AckHook>,
+    /// Nanoseconds in a cycle of the APIC bus, for vCPUs made from now on (KVM_CAP_X86_APIC_BUS_CYCLES_NS).
+    pub bus_cycle_ns: AtomicU32,
 }
 
 impl Default for IrqState {
     fn default() -> Self {
-        IrqState { chip: OnceLock::new(), pit_deadline: AtomicU64::new(NEVER), ack_hook: OnceLock::new() }
+        IrqState {
+            chip: OnceLock::new(),
+            pit_deadline: AtomicU64::new(NEVER),
+            ack_hook: OnceLock::new(),
+            bus_cycle_ns: AtomicU32::new(1),
+        }
     }
 }
 
@@ -166,7 +173,10 @@ impl Vcpu {
     /// Makes the local APIC, if the controllers are inside. At creation.
     pub(crate) fn create_lapic(&mut self, bootstrap: bool) {
         if self.vm.has_irqchip() {
-            let config = LapicConfig::new(self.shared.id, bootstrap);
+            let config = LapicConfig {
+                bus_cycle_ns: self.vm.irq.bus_cycle_ns.load(Ordering::Relaxed),
+                ..LapicConfig::new(self.shared.id, bootstrap)
+            };
             let _ = self.shared.irq.lapic.set(Mutex::new(Lapic::new(config)));
         }
     }
@@ -225,6 +235,7 @@ impl Vcpu {
         if e.exception.is_some()
             || (e.nmi_pending > 0 && !e.nmi_masked)
             || ((e.smi_pending || e.init_pending) && !e.smm)
+            || self.pv.unhalted
         {
             return true;
         }
@@ -247,9 +258,7 @@ impl Vcpu {
         if pending.sipi.is_some() {
             e.sipi_vector = pending.sipi;
         }
-        if pending.unhalt && matches!(e.activity, Activity::Halted | Activity::ResetHold) {
-            e.activity = Activity::Runnable;
-        }
+        self.pv.unhalted |= pending.unhalt;
     }
 
     /// INIT and SIPI, as the activity allows (SDM vol. 3A, 8.4).
@@ -309,7 +318,7 @@ impl Vcpu {
     }
 
     /// Does what a local APIC register access asked for.
-    fn apic_effect(&mut self, effect: LapicEffect) {
+    pub(crate) fn apic_effect(&mut self, effect: LapicEffect) {
         match effect {
             LapicEffect::None => return,
             LapicEffect::Recheck | LapicEffect::Timer => {}
@@ -340,6 +349,7 @@ impl Vcpu {
         if self.lapic_page(gpa) {
             self.before_lapic_access(gpa.page_offset(), false);
         }
+        self.settle_pv_eoi();
         if let Some(mut l) = self.shared.irq.lapic()
             && l.mmio_base() == Some(gpa.page_base().0)
         {
@@ -363,6 +373,7 @@ impl Vcpu {
         if self.lapic_page(gpa) {
             self.before_lapic_access(gpa.page_offset(), true);
         }
+        self.settle_pv_eoi();
         let effect = match self.shared.irq.lapic() {
             Some(mut l) if l.mmio_base() == Some(gpa.page_base().0) => {
                 Some(l.mmio_write(gpa.page_offset(), data, &now))
@@ -449,6 +460,7 @@ impl Vcpu {
 
     /// A write to CR8 whose reserved bits the caller has checked: the APIC's TPR where it is inside.
     pub fn write_cr8(&mut self, v: u64) -> Result {
+        self.settle_pv_eoi();
         let inside = match self.shared.irq.lapic() {
             Some(mut l) => {
                 l.set_cr8(v as u8 & 15);
@@ -478,6 +490,7 @@ impl Vcpu {
     /// RDMSR of IA32_APIC_BASE, IA32_TSC_DEADLINE and the x2APIC range. `None`: not one of these, or no local
     /// APIC inside.
     pub fn lapic_msr_read(&mut self, index: u32) -> Option<Result<u64>> {
+        self.settle_pv_eoi();
         let now = self.device_now();
         let mut l = self.shared.irq.lapic()?;
         Some(match index {
@@ -490,6 +503,7 @@ impl Vcpu {
 
     /// WRMSR of the same. `host`: from KVM_SET_MSRS or KVM_SET_SREGS, whose rules for IA32_APIC_BASE are laxer.
     pub fn lapic_msr_write(&mut self, index: u32, value: u64, host: bool) -> Option<Result> {
+        self.settle_pv_eoi();
         let now = self.device_now();
         let effect = {
             let mut l = self.shared.irq.lapic()?;

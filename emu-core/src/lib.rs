@@ -32,11 +32,13 @@ pub mod interp;
 pub mod io;
 pub mod irq;
 pub mod irqchip;
+pub mod mce;
 pub mod mem;
 pub mod msr;
 pub mod native;
 #[cfg(test)]
 pub(crate) mod oracle;
+pub mod pv;
 #[cfg(test)]
 pub(crate) mod rig;
 pub mod run;

@@ -173,6 +173,25 @@ fn data_segment(selector: u16) -> Segment {
 impl Rig {
     /// A vCPU in this mode, RIP at [`CODE`], registers zero but for RSP.
     pub fn new(mode: Mode) -> Rig {
+        Rig::with(mode, |_| {})
+    }
+
+    /// The same in a VM with the interrupt controllers inside, and the local APIC enabled.
+    pub fn with_irqchip(mode: Mode) -> Rig {
+        let mut rig = Rig::with(mode, |vm| assert!(vm.create_irqchip(false)));
+        rig.enable_lapic();
+        rig
+    }
+
+    /// Writes the spurious-vector register as an operating system does.
+    pub fn enable_lapic(&mut self) {
+        let now = self.cpu().device_now();
+        if let Some(mut lapic) = self.cpu().shared.irq.lapic() {
+            let _ = lapic.mmio_write(x86_arch::apic::APIC_SVR.into(), &0x1ffu32.to_le_bytes(), &now);
+        }
+    }
+
+    fn with(mode: Mode, prepare: impl FnOnce(&Arc<Vm>)) -> Rig {
         let ram = MmapRaw::from(MmapMut::map_anon(RAM as usize).expect("2 MiB"));
         let ram = Arc::new(ram);
         let vm = Vm::new(Arc::new(CountedHost::default()));
@@ -187,6 +206,7 @@ impl Rig {
         vm.world()
             .exclusive(None, |ex| vm.mmu.set_memory_region(ex, region))
             .expect("the first slot of a VM");
+        prepare(&vm);
         Rig::on(vm, 0, mode, ram)
     }
 

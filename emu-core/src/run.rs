@@ -120,7 +120,16 @@ impl Processor {
         let gate = self.vcpu.shared.gate.clone();
         gate.enter();
         self.vcpu.enter_from_outside();
-        let exit = catch_unwind(AssertUnwindSafe(|| self.run_inside())).unwrap_or_else(|_| {
+        let exit = catch_unwind(AssertUnwindSafe(|| {
+            self.vcpu.steal_time_begins();
+            let exit = self.run_inside();
+            self.vcpu.settle_pv_eoi();
+            if exit == Exit::Interrupted {
+                self.vcpu.steal_time_stops();
+            }
+            exit
+        }))
+        .unwrap_or_else(|_| {
             self.vcpu.vm.dead.store(true, Ordering::Relaxed);
             defect()
         });
@@ -245,12 +254,18 @@ impl Processor {
         }
         self.vcpu.poll_timers();
         self.vcpu.take_apic_events();
+        self.vcpu.take_pv_eoi();
         if (self.vcpu.events.activity != Activity::Runnable || self.vcpu.events.init_pending)
             && let Some(exit) = self.inactive()
         {
             return Some(exit);
         }
-        self.deliver_events()
+        let exit = self.deliver_events();
+        if exit.is_none() {
+            self.vcpu.offer_pv_eoi();
+            self.vcpu.steal_time_goes_on();
+        }
+        exit
     }
 
     /// Takes requests from other threads; parks while an exclusive section is wanted. True: somebody wants `run` to
@@ -304,6 +319,7 @@ impl Processor {
         let mut counted = false;
         let mut skipped = false;
         let uninitialized = self.vcpu.events.activity == Activity::Uninitialized;
+        let mut slept = false;
         loop {
             let v = &mut self.vcpu;
             v.accept_init_and_sipi();
@@ -315,10 +331,17 @@ impl Processor {
                 Activity::Halted | Activity::ResetHold => {
                     v.stats.halts += !core::mem::replace(&mut counted, true) as u64;
                     if v.smi_deliverable() && v.events.exception.is_none() {
+                        if slept {
+                            v.steal_time_begins();
+                        }
                         return self.take_smi(true);
                     }
                     if v.wakes_from_halt() {
                         v.events.activity = Activity::Runnable;
+                        v.pv.unhalted = false;
+                        if slept {
+                            v.steal_time_begins();
+                        }
                         return None;
                     }
                     if !v.vm.has_irqchip() {
@@ -340,6 +363,8 @@ impl Processor {
                 skipped = true;
                 v.resume_time();
             } else {
+                v.steal_time_stops();
+                slept = true;
                 let gate = v.shared.gate.clone();
                 let now = v.now_ns();
                 let wait = deadline.map(|d| std::time::Duration::from_nanos(d.saturating_sub(now)));

@@ -91,6 +91,7 @@ impl Vcpu {
             vapic: Default::default(),
             count_base: 0,
             clock: VcpuClock::new(vm.clock.host_khz),
+            pv: crate::pv::Pv::new(vm.host.run_delay()),
             shared,
             vm: vm.clone(),
         };
@@ -128,6 +129,7 @@ impl Vcpu {
             self.xsave = XsaveImage::reset();
             self.pkru = 0;
         }
+        self.reset_pv();
         self.events = Events { activity: self.events.activity, ..Events::default() };
         self.io = Io::default();
         self.cpl = 0;

@@ -153,6 +153,8 @@ pub struct Vcpu {
     pub vapic: crate::vapic::Vapic,
     /// TSC and kvmclock.
     pub clock: crate::vm_clock::VcpuClock,
+    /// Paravirtual features.
+    pub pv: crate::pv::Pv,
     /// What other threads may reach of this vCPU: gate, local APIC.
     pub shared: Arc<VcpuShared>,
     /// The VM.

@@ -5,7 +5,7 @@ use crate::irq::IrqState;
 use parking_lot::RwLock;
 use softmmu::{Mmu, MmuConfig, VcpuGate, World};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 /// Devices that the layer above keeps inside the VM: ioeventfd, coalesced zones, user-space filters.
 /// Asked after emu-core's own devices and before an exit.
@@ -56,6 +56,10 @@ pub struct Vm {
     pub clock: crate::vm_clock::VmClock,
     /// Which refused MSR accesses user space decides (`msr::REASON_*`; KVM_CAP_X86_USER_SPACE_MSR).
     pub msr_exits: AtomicU32,
+    /// VMCALL on an AMD and VMMCALL on an Intel are mended (KVM_X86_QUIRK_FIX_HYPERCALL_INSN).
+    pub fix_hypercall: AtomicBool,
+    /// The hypercalls that user space performs (KVM_CAP_EXIT_HYPERCALL), of [`crate::hypercall::EXITS`].
+    pub hypercall_exits: AtomicU64,
     /// User space's MSR filter.
     pub msr_filter: RwLock<Option<Arc<dyn crate::msr::MsrFilter>>>,
     /// RDMSR of MSR_PLATFORM_INFO works in the guest (KVM_CAP_MSR_PLATFORM_INFO).
@@ -80,6 +84,8 @@ impl Vm {
             irq: IrqState::default(),
             clock,
             msr_exits: AtomicU32::new(0),
+            fix_hypercall: AtomicBool::new(true),
+            hypercall_exits: AtomicU64::new(0),
             msr_filter: RwLock::new(None),
             platform_info_readable: AtomicBool::new(true),
             xen: RwLock::new(None),

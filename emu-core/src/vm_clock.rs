@@ -5,17 +5,16 @@
 //! advances with the guest's TSC.
 
 use crate::clock::kvmclock::{
-    PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE, PvclockVcpuTimeInfo, SYSTEM_TIME_ENABLED, TscToSystem,
-    WallClock, WriteStep,
+    FLAGS_OFFSET, PVCLOCK_GUEST_STOPPED, PVCLOCK_TSC_STABLE, PvclockVcpuTimeInfo, SYSTEM_TIME_ENABLED,
+    TIME_INFO_SIZE, TscToSystem, WallClock, WriteStep,
 };
 use crate::clock::tsc::{Tsc, TscSync};
-use crate::exit::Result;
 use crate::host::Host;
 use crate::vcpu::Vcpu;
 use crate::vm::Vm;
 use parking_lot::Mutex;
 use softmmu::{GuestMemory, Requests};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use x86_arch::Gpa;
 
 /// kvmclock read `ns` when the host's TSC read `host_tsc`.
@@ -33,6 +32,8 @@ pub struct VmClock {
     pub default_khz: AtomicU32,
     sync: Mutex<TscSync>,
     master: Mutex<Master>,
+    /// MSR_KVM_WALL_CLOCK(_NEW): one for all vCPUs.
+    wall_clock: AtomicU64,
 }
 
 impl VmClock {
@@ -44,6 +45,7 @@ impl VmClock {
             default_khz: AtomicU32::new(host_khz),
             sync: Mutex::new(TscSync::default()),
             master: Mutex::new(Master { host_tsc: host.tsc(0), ns: 0 }),
+            wall_clock: AtomicU64::new(0),
         }
     }
 
@@ -55,6 +57,11 @@ impl VmClock {
     /// kvmclock in nanoseconds, at this host TSC (KVM_GET_CLOCK).
     pub fn kvmclock(&self, host_tsc: u64) -> u64 {
         self.at(*self.master.lock(), host_tsc)
+    }
+
+    /// MSR_KVM_WALL_CLOCK(_NEW).
+    pub fn wall_clock(&self) -> u64 {
+        self.wall_clock.load(Ordering::Relaxed)
     }
 
     /// KVM_SET_CLOCK. Ask all vCPUs to update their structures afterwards ([`Vm::clock_changed`]).
@@ -70,8 +77,6 @@ pub struct VcpuClock {
     pub tsc: Tsc,
     /// MSR_KVM_SYSTEM_TIME(_NEW).
     pub system_time: u64,
-    /// MSR_KVM_WALL_CLOCK(_NEW).
-    pub wall_clock: u64,
     /// KVM_KVMCLOCK_CTRL: tell the guest once that it was stopped.
     pub guest_stopped: bool,
 }
@@ -79,7 +84,7 @@ pub struct VcpuClock {
 impl VcpuClock {
     /// A TSC at zero.
     pub fn new(khz: u32) -> VcpuClock {
-        VcpuClock { tsc: Tsc::starting_at(0, khz), system_time: 0, wall_clock: 0, guest_stopped: false }
+        VcpuClock { tsc: Tsc::starting_at(0, khz), system_time: 0, guest_stopped: false }
     }
 }
 
@@ -122,10 +127,16 @@ impl Vcpu {
         let (tsc, ns) = (self.host_tsc(), self.now_ns());
         if host {
             self.vm.clock.sync.lock().write(&mut self.clock.tsc, value, tsc, ns, true);
+            self.kvmclock_is_stale();
         } else {
             self.clock.tsc.write(value, tsc);
+            self.update_kvmclock();
         }
-        self.update_kvmclock();
+    }
+
+    /// User space changed something: the next KVM_RUN writes the structure, and no ioctl does.
+    fn kvmclock_is_stale(&self) {
+        self.shared.gate.request(Requests::CLOCK);
     }
 
     /// The TSC of a new vCPU: zero, at the VM's frequency, together with the others'.
@@ -140,7 +151,7 @@ impl Vcpu {
     /// KVM_VCPU_TSC_OFFSET: the guest's TSC jumps so that it is the host's, scaled, plus `offset`. IA32_TSC_ADJUST stays.
     pub fn set_tsc_offset(&mut self, offset: u64) {
         self.clock.tsc.offset = offset;
-        self.update_kvmclock();
+        self.kvmclock_is_stale();
     }
 
     /// KVM_SET_TSC_KHZ. False: the frequency cannot be had.
@@ -148,28 +159,47 @@ impl Vcpu {
         let tsc = self.host_tsc();
         let host = self.vm.clock.host_khz;
         let done = self.clock.tsc.set_khz(khz, host, tsc);
-        self.update_kvmclock();
+        self.kvmclock_is_stale();
         done
     }
 
-    /// MSR_KVM_WALL_CLOCK(_NEW): writes the time of day at which kvmclock was zero (KVM msr.txt).
-    pub fn kvmclock_write_wall_clock(&mut self, value: u64) -> Result {
-        self.clock.wall_clock = value;
+    /// MSR_KVM_WALL_CLOCK(_NEW): writes, once, the time of day at which kvmclock was zero (KVM msr.txt). At address 0
+    /// nothing is written: that is how a guest or a VMM takes it back. For user space (`host`) nothing is written either: it
+    /// restores MSRs before the clock. See docs/deviations.md.
+    pub fn kvmclock_write_wall_clock(&mut self, value: u64, host: bool) {
+        self.vm.clock.wall_clock.store(value, Ordering::Relaxed);
+        if value == 0 || host {
+            return;
+        }
         let tsc = self.host_tsc();
         let wall = WallClock::new(self.vm.host.realtime_ns(self.count()), self.vm.clock.kvmclock(tsc));
         let gpa = Gpa(value);
-        let memory = self.mmu.guest_memory().clone();
+        let memory = self.vm.mmu.guest_memory(0);
         let write = wall.write(version(&memory, gpa));
         write_steps(&memory, gpa, &write.steps());
-        Ok(())
     }
 
     /// MSR_KVM_SYSTEM_TIME(_NEW): where this vCPU's structure lies, and whether it is kept up to date. With bit 0
-    /// clear nothing is written any more.
-    pub fn kvmclock_write_system_time(&mut self, value: u64) -> Result {
+    /// clear nothing is written any more. What user space sets (`host`) is written by the next KVM_RUN.
+    pub fn kvmclock_write_system_time(&mut self, value: u64, host: bool) {
         self.clock.system_time = value;
-        self.update_kvmclock();
-        Ok(())
+        if host {
+            self.kvmclock_is_stale();
+        } else {
+            self.update_kvmclock();
+        }
+    }
+
+    /// KVM_KVMCLOCK_CTRL: the guest is told that it was stopped. False: it has no kvmclock to be told by.
+    pub fn kvmclock_guest_stopped(&mut self) -> bool {
+        let on = self.clock.system_time & SYSTEM_TIME_ENABLED != 0;
+        let there = self.vm.mmu.guest_memory(0).host_ptr(Gpa(self.clock.system_time & !SYSTEM_TIME_ENABLED));
+        if !on || there.is_none() {
+            return false;
+        }
+        self.clock.guest_stopped = true;
+        self.kvmclock_is_stale();
+        true
     }
 
     /// Writes the kvmclock structure, if the guest has one. Memory that is not there is no error.
@@ -180,14 +210,21 @@ impl Vcpu {
         let Some(scale) = TscToSystem::from_khz(self.clock.tsc.khz) else { return };
         let gpa = Gpa(self.clock.system_time & !SYSTEM_TIME_ENABLED);
         let host_tsc = self.host_tsc();
-        let stopped = core::mem::take(&mut self.clock.guest_stopped);
+        let memory = self.vm.mmu.guest_memory(0);
+        // The guest clears the flag when it has seen it.
+        let seen: u8 = memory.load(gpa.wrapping_add(FLAGS_OFFSET)).unwrap_or(0);
+        let stopped = core::mem::take(&mut self.clock.guest_stopped) || seen & PVCLOCK_GUEST_STOPPED != 0;
         let info = PvclockVcpuTimeInfo {
             tsc_timestamp: self.clock.tsc.read(host_tsc),
             system_time: self.vm.clock.kvmclock(host_tsc),
             scale,
             flags: PVCLOCK_TSC_STABLE | if stopped { PVCLOCK_GUEST_STOPPED } else { 0 },
         };
-        let memory = self.mmu.guest_memory().clone();
+        // What a restored guest has in its memory already stays as it is.
+        let mut old = [0; TIME_INFO_SIZE];
+        if memory.read(gpa, &mut old).is_ok() && info.is_in(&old) {
+            return;
+        }
         let write = info.write(version(&memory, gpa));
         write_steps(&memory, gpa, &write.steps());
     }

@@ -102,9 +102,13 @@ caps! {
     KVM_CAP_XEN_HVM crate::soft::xen::OFFERED as i32;
     KVM_CAP_MULTI_ADDRESS_SPACE softmmu::memslot::ADDRESS_SPACES as i32;
     KVM_CAP_MCE emu_core::msr::MCE_BANKS as i32;
+    KVM_CAP_STEAL_TIME 1;
+    KVM_CAP_ENFORCE_PV_FEATURE_CPUID 1;
+    KVM_CAP_EXIT_HYPERCALL emu_core::hypercall::EXITS as i32;
+    KVM_CAP_X86_APIC_BUS_CYCLES_NS 1;
+    KVM_CAP_MSR_PLATFORM_INFO 1;
     KVM_CAP_X86_USER_SPACE_MSR 1;
     KVM_CAP_X86_MSR_FILTER 1;
-    KVM_CAP_MSR_PLATFORM_INFO 1;
     // The walker knows the guest's physical-address width: reserved bits of a gpte follow it.
     KVM_CAP_SMALLER_MAXPHYADDR 1;
 }

@@ -3,7 +3,9 @@
 //! The only place in the layer that reads a clock or draws random numbers for a guest. [`RealHost`] is the machine;
 //! [`CountedHost`] lets virtual time be a function of retired instructions, so that a run can be repeated exactly.
 
+use crate::run_delay::ThreadDelay;
 use emu_core::Host;
+use emu_core::host::RunDelay;
 use emu_core::host_cpu;
 use kvm_api::backend::CountedTime;
 use parking_lot::Mutex;
@@ -93,6 +95,10 @@ impl Host for RealHost {
 
     fn random(&self) -> u64 {
         self.random.lock().next()
+    }
+
+    fn run_delay(&self) -> Option<Box<dyn RunDelay>> {
+        Some(Box::new(ThreadDelay::new(self.khz)))
     }
 }
 

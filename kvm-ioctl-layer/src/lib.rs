@@ -32,6 +32,7 @@ pub mod caps;
 pub mod dispatch;
 pub mod fd;
 pub mod host;
+pub mod run_delay;
 pub mod run_page;
 pub mod signal;
 pub mod soft;

@@ -483,7 +483,7 @@ static void facts(void)
 static const int ALLOWED[] = {
     SYS_ioctl, SYS_fstat, SYS_futex, SYS_sched_yield, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_rt_tgsigqueueinfo, SYS_tgkill,
     SYS_brk, SYS_mmap, SYS_munmap, SYS_mremap, SYS_madvise, SYS_mprotect, SYS_clock_gettime,
-    SYS_getrandom, SYS_read, SYS_write, SYS_epoll_wait,
+    SYS_getrandom, SYS_pread64, SYS_read, SYS_write, SYS_epoll_wait,
     /* The test's own. */
     SYS_exit_group, SYS_setitimer,
 };

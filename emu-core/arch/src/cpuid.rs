@@ -508,12 +508,26 @@ pub mod kvm {
     pub const FEATURE_NOP_IO_DELAY: u32 = 1;
     /// kvmclock through MSRs 4B564D00H and 4B564D01H.
     pub const FEATURE_CLOCKSOURCE2: u32 = 3;
+    /// MSR_KVM_ASYNC_PF_EN.
+    pub const FEATURE_ASYNC_PF: u32 = 4;
+    /// MSR_KVM_STEAL_TIME.
+    pub const FEATURE_STEAL_TIME: u32 = 5;
+    /// MSR_KVM_PV_EOI_EN.
+    pub const FEATURE_PV_EOI: u32 = 6;
     /// KVM_HC_KICK_CPU.
     pub const FEATURE_PV_UNHALT: u32 = 7;
+    /// KVM_VCPU_FLUSH_TLB in the steal-time record.
+    pub const FEATURE_PV_TLB_FLUSH: u32 = 9;
+    /// Asynchronous page faults may be reported as VM exits.
+    pub const FEATURE_ASYNC_PF_VMEXIT: u32 = 10;
     /// KVM_HC_SEND_IPI.
     pub const FEATURE_PV_SEND_IPI: u32 = 11;
     /// MSR_KVM_POLL_CONTROL.
     pub const FEATURE_POLL_CONTROL: u32 = 12;
+    /// KVM_HC_SCHED_YIELD.
+    pub const FEATURE_PV_SCHED_YIELD: u32 = 13;
+    /// MSR_KVM_ASYNC_PF_INT and MSR_KVM_ASYNC_PF_ACK.
+    pub const FEATURE_ASYNC_PF_INT: u32 = 14;
     /// kvmclock is monotonic across vCPUs.
     pub const FEATURE_CLOCKSOURCE_STABLE_BIT: u32 = 24;
 }

@@ -12,6 +12,8 @@ pub const PVCLOCK_TSC_STABLE: u8 = 1 << 0;
 pub const PVCLOCK_GUEST_STOPPED: u8 = 1 << 1;
 /// Size of `pvclock_vcpu_time_info`.
 pub const TIME_INFO_SIZE: usize = 32;
+/// Where its flags lie.
+pub const FLAGS_OFFSET: u64 = 29;
 /// Size of `pvclock_wall_clock`.
 pub const WALL_CLOCK_SIZE: usize = 12;
 /// MSR_KVM_SYSTEM_TIME: bit 0, the structure is to be kept up to date.
@@ -80,7 +82,7 @@ pub struct VersionedWrite<const SIZE: usize> {
 impl<const SIZE: usize> VersionedWrite<SIZE> {
     /// `guest_version` is the version that guest memory holds now; random junk the first time, so an odd one is
     /// stepped over. `bytes` is the structure; its version field is filled in here.
-    pub(super) fn new(version_offset: usize, guest_version: u32, mut bytes: [u8; SIZE]) -> Self {
+    fn new(version_offset: usize, guest_version: u32, mut bytes: [u8; SIZE]) -> Self {
         let odd = (guest_version.wrapping_add(1) | 1).to_le_bytes();
         let even = (guest_version.wrapping_add(1) | 1).wrapping_add(1).to_le_bytes();
         for (to, from) in bytes.iter_mut().skip(version_offset).zip(odd) {
@@ -117,6 +119,21 @@ impl PvclockVcpuTimeInfo {
     pub fn at(&self, tsc: u64) -> u64 {
         let elapsed = self.scale.nanoseconds(tsc.wrapping_sub(self.tsc_timestamp));
         self.system_time.wrapping_add(elapsed)
+    }
+
+    /// Whether a structure in guest memory says the same: complete, same rate and flags, same time at this TSC.
+    pub fn is_in(&self, old: &[u8; TIME_INFO_SIZE]) -> bool {
+        let word =
+            |at: usize| old.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
+        let version = word(0) as u32;
+        let then = PvclockVcpuTimeInfo { tsc_timestamp: word(8), system_time: word(16), ..*self };
+        let rate = u64::from(self.scale.mul)
+            | u64::from(self.scale.shift.cast_unsigned()) << 32
+            | u64::from(self.flags) << 40;
+        version != 0
+            && version & 1 == 0
+            && word(24) == rate
+            && then.at(self.tsc_timestamp) == self.system_time
     }
 
     /// The structure in three steps. `guest_version` is what guest memory holds now.
@@ -241,6 +258,28 @@ mod tests {
             assert_eq!(done[16..24], info.system_time.to_le_bytes());
             assert_eq!(done[24..], [0x34, 0x33, 0x32, 0x31, 0xfd, 1, 0, 0]);
         }
+    }
+
+    #[test]
+    fn what_says_the_same() {
+        let scale = TscToSystem::from_khz(1_000_000).unwrap();
+        let old = PvclockVcpuTimeInfo { tsc_timestamp: 1000, system_time: 70, scale, flags: 1 };
+        let [begun, _, done] = memory_after(&old.write(4));
+        let now = PvclockVcpuTimeInfo { tsc_timestamp: 1500, system_time: 570, ..old };
+        assert!(now.is_in(&done) && old.is_in(&done));
+        let other_rate = TscToSystem { shift: 2, ..scale };
+        for (name, info) in [
+            ("time", PvclockVcpuTimeInfo { system_time: 571, ..now }),
+            ("TSC", PvclockVcpuTimeInfo { tsc_timestamp: 1501, ..now }),
+            ("rate", PvclockVcpuTimeInfo { scale: other_rate, ..old }),
+            ("flags", PvclockVcpuTimeInfo { flags: 3, ..now }),
+        ] {
+            assert!(!info.is_in(&done), "{name}");
+        }
+        assert!(!now.is_in(&begun), "half written");
+        let mut never = done;
+        never[..4].fill(0);
+        assert!(!now.is_in(&never), "never written");
     }
 
     #[test]

@@ -1,14 +1,12 @@
-//! The guest's clocks, as arithmetic: the TSC, kvmclock and steal time.
+//! The guest's clocks, as arithmetic: the TSC and kvmclock. Steal time is [`crate::pv::steal_time`]'s.
 //!
 //! Nothing here reads a clock. The caller samples time through the host trait and passes it in as nanoseconds or
 //! host TSC ticks; what comes back is a value, or bytes for the caller to write to guest memory.
 //!
 //! - [`tsc`]: host TSC to guest TSC (ratio, offset, IA32_TSC_ADJUST, synchronisation of several vCPUs)
 //! - [`kvmclock`]: the structures of KVM's msr.txt and their version protocol
-//! - [`steal`]: the steal time structure
 
 pub mod kvmclock;
-pub mod steal;
 pub mod tsc;
 
 /// One moment, as the devices of a vCPU see it.

@@ -115,7 +115,7 @@ impl TscSync {
             self.user_wrote
                 && (value.wrapping_sub(expected) < second || expected.wrapping_sub(value) < second)
         });
-        self.user_wrote |= from_user && value != 0;
+        self.user_wrote |= from_user;
         match matched {
             Some(last) => tsc.offset = last.offset,
             None => tsc.offset = tsc.offset_for(value, host_tsc),

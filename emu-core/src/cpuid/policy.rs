@@ -154,10 +154,19 @@ fn feature_leaf(host: &HostProcessor<'_>, leaf: u32, subleaf: u32) -> CpuidResul
     }
 }
 
-/// The feature bits of KVM's own leaf.
+/// The feature bits of KVM's own leaf (KVM cpuid.txt). Not offered: asynchronous page faults (4, 10, 14), for there are none;
+/// KVM_FEATURE_MMU_OP (2), long gone; what only user space can offer (KVM_FEATURE_MSI_EXT_DEST_ID, 15; HC_MAP_GPA_RANGE,
+/// 16; MIGRATION_CONTROL, 17), and the hint in EDX.
 pub const KVM_FEATURES: u32 = 1 << kvm::FEATURE_CLOCKSOURCE
     | 1 << kvm::FEATURE_NOP_IO_DELAY
     | 1 << kvm::FEATURE_CLOCKSOURCE2
+    | 1 << kvm::FEATURE_STEAL_TIME
+    | 1 << kvm::FEATURE_PV_EOI
+    | 1 << kvm::FEATURE_PV_UNHALT
+    | 1 << kvm::FEATURE_PV_TLB_FLUSH
+    | 1 << kvm::FEATURE_PV_SEND_IPI
+    | 1 << kvm::FEATURE_POLL_CONTROL
+    | 1 << kvm::FEATURE_PV_SCHED_YIELD
     | 1 << kvm::FEATURE_CLOCKSOURCE_STABLE_BIT;
 
 /// The table of KVM_GET_SUPPORTED_CPUID on this host: vendor, family and sizes are the host's.

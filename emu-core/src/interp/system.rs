@@ -413,9 +413,8 @@ fn mov_from_dr(c: &mut Vcpu, i: &Insn) -> Result {
 
 // ---- hypercalls and the rest -----------------------------------------------------------------
 
-/// VMCALL and VMMCALL: both are accepted, as KVM patches the wrong one to the right one.
-fn hypercall(c: &mut Vcpu, _: &Insn) -> Result {
-    c.hypercall()
+fn hypercall(c: &mut Vcpu, i: &Insn) -> Result {
+    c.hypercall_instruction(i.code == Code::Vmcall)
 }
 
 /// SERIALIZE; RDSSP, which reads nothing while there are no shadow stacks (SDM vol. 2B, RDSSPD).

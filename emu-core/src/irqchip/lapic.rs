@@ -27,8 +27,8 @@ use x86_arch::apic::*;
 const APIC_BASE_RESERVED: u64 = 0x2ff;
 /// APIC version 0x14: an integrated APIC with the features of the Pentium 4 and later.
 const LAPIC_VERSION: u32 = 0x14;
-/// Entries in the local vector table: timer, thermal, performance, LINT0, LINT1, error.
-const LVT_ENTRIES: u32 = 6;
+/// Entries in the local vector table: timer, thermal, performance, LINT0, LINT1, error. CMCI is one more.
+const LVT_ENTRIES: usize = 6;
 /// Version register: EOI-broadcast suppression is supported (SDM vol. 3A, 10.4.8).
 const VERSION_DIRECTED_EOI: u32 = 1 << 24;
 /// Spurious-vector register: the APIC is enabled by software.
@@ -55,13 +55,14 @@ const NMI_LIMIT: u8 = 2;
 
 /// The local vector table, all but the timer's mode: (register, writable bits).
 /// SDM vol. 3A, figure 10-8. Delivery status and Remote IRR are read-only.
-pub(super) const LVT: [(u32, u32); LVT_ENTRIES as usize] = [
+pub(super) const LVT: [(u32, u32); LVT_ENTRIES + 1] = [
     (APIC_LVT_TIMER, LVT_MASKED | 0xff),
     (APIC_LVT_THERMAL, LVT_MASKED | 0x7ff),
     (APIC_LVT_PERF, LVT_MASKED | 0x7ff),
     (APIC_LVT_LINT0, LVT_MASKED | LVT_LEVEL | 0x27ff),
     (APIC_LVT_LINT1, LVT_MASKED | LVT_LEVEL | 0x27ff),
     (APIC_LVT_ERROR, LVT_MASKED | 0xff),
+    (APIC_LVT_CMCI, LVT_MASKED | 0x7ff),
 ];
 
 /// What the VMM and CPUID say about a local APIC.
@@ -81,6 +82,8 @@ pub struct LapicConfig {
     pub maxphyaddr: u8,
     /// LINT0 of the bootstrap processor leaves reset as ExtINT, unmasked (KVM_X86_QUIRK_LINT0_REENABLED).
     pub lint0_reenabled: bool,
+    /// IA32_MCG_CAP.MCG_CMCI_P: the LVT has an entry for corrected machine checks.
+    pub cmci: bool,
     /// Nanoseconds in a cycle of the APIC bus, which the timer counts (KVM_CAP_X86_APIC_BUS_CYCLES_NS).
     pub bus_cycle_ns: u32,
 }
@@ -96,6 +99,7 @@ impl LapicConfig {
             directed_eoi: false,
             maxphyaddr: 46,
             lint0_reenabled: true,
+            cmci: false,
             bus_cycle_ns: 1,
         }
     }
@@ -192,6 +196,8 @@ pub enum LocalSource {
     Lint1,
     /// An internal error.
     Error,
+    /// A machine check that needs no action at once (SDM vol. 3B, 15.5).
+    Cmci,
 }
 
 impl LocalSource {
@@ -203,6 +209,7 @@ impl LocalSource {
             LocalSource::Lint0 => APIC_LVT_LINT0,
             LocalSource::Lint1 => APIC_LVT_LINT1,
             LocalSource::Error => APIC_LVT_ERROR,
+            LocalSource::Cmci => APIC_LVT_CMCI,
         }
     }
 }
@@ -282,7 +289,7 @@ impl Lapic {
         self.page = [0; PAGE_WORDS];
         self.timer = TimerState::default();
         self.set_version();
-        for (register, _) in LVT {
+        for &(register, _) in self.lvt() {
             self.set_reg(register, LVT_MASKED);
         }
         if self.config.bsp && self.config.lint0_reenabled {
@@ -292,9 +299,16 @@ impl Lapic {
         self.set_reg(APIC_SVR, 0xff);
     }
 
+    /// The rows of the local vector table that this local APIC has.
+    pub(super) fn lvt(&self) -> &'static [(u32, u32)] {
+        if self.config.cmci { &LVT } else { LVT.split_at(LVT_ENTRIES).0 }
+    }
+
     fn set_version(&mut self) {
         let directed_eoi = if self.config.directed_eoi { VERSION_DIRECTED_EOI } else { 0 };
-        self.set_reg(APIC_VERSION, LAPIC_VERSION | (LVT_ENTRIES - 1) << 16 | directed_eoi);
+        // At most 7 entries.
+        let last = self.lvt().len() as u32 - 1;
+        self.set_reg(APIC_VERSION, LAPIC_VERSION | last << 16 | directed_eoi);
     }
 
     fn set_xapic_id(&mut self) {
@@ -312,10 +326,13 @@ impl Lapic {
         &self.config
     }
 
-    /// Takes over a new configuration (KVM_SET_CPUID2, KVM_SET_BOOT_CPU_ID, a capability). Registers stay as they are,
-    /// but for the version.
+    /// Takes over a new configuration (KVM_SET_CPUID2, KVM_SET_BOOT_CPU_ID, KVM_X86_SETUP_MCE, a capability). Registers
+    /// stay as they are, but for the version, and a new entry of the LVT, which is masked.
     pub fn set_config(&mut self, config: LapicConfig) {
-        self.config = config;
+        let had_cmci = core::mem::replace(&mut self.config, config).cmci;
+        if config.cmci && !had_cmci {
+            self.set_reg(APIC_LVT_CMCI, LVT_MASKED);
+        }
         self.set_version();
     }
 
@@ -389,6 +406,9 @@ impl Lapic {
             self.set_x2apic_id();
             // SDM vol. 3A, 10.12.5.1: the upper half of the ICR is not carried over.
             self.set_reg(APIC_ICR_HIGH, 0);
+        } else if (old ^ value) & APIC_BASE_X2APIC != 0 && value & APIC_BASE_ENABLE != 0 {
+            // Only the VMM can go straight back to xAPIC mode.
+            self.set_xapic_id();
         }
     }
 
@@ -624,16 +644,22 @@ impl Lapic {
         (self.reg(APIC_SVR) & 0xff) as u8
     }
 
-    /// End of the interrupt in service; `None` if there is none (SDM vol. 3A, 10.8.5).
-    pub fn eoi(&mut self) -> Option<Eoi> {
+    /// What an end of interrupt would say now; `None` if nothing is in service.
+    pub fn next_eoi(&self) -> Option<Eoi> {
         let vector = self.highest_in_service()?;
-        self.set_vector_bit(APIC_ISR, vector, false);
-        self.update_ppr();
         Some(Eoi {
             vector,
             level: self.vector_bit(APIC_TMR, vector),
             broadcast: self.reg(APIC_SVR) & SVR_DIRECTED_EOI == 0,
         })
+    }
+
+    /// End of the interrupt in service; `None` if there is none (SDM vol. 3A, 10.8.5).
+    pub fn eoi(&mut self) -> Option<Eoi> {
+        let eoi = self.next_eoi()?;
+        self.set_vector_bit(APIC_ISR, eoi.vector, false);
+        self.update_ppr();
+        Some(eoi)
     }
 
     /// The task-priority register, all 8 bits.

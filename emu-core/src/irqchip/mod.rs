@@ -284,6 +284,15 @@ impl IrqChip {
         outcome
     }
 
+    /// Whether anyone but the local APIC has to know of an EOI of this vector: a pin of the IOAPIC has it, here or
+    /// (a level-triggered message) in user space.
+    pub fn waits_for_eoi(&self, vector: u8) -> bool {
+        match &self.chips {
+            Some(chips) => chips.ioapic.handles_vector(vector),
+            None => self.routing.level_messages(ioapic::IOAPIC_PINS as u32).any(|m| m.vector == vector),
+        }
+    }
+
     fn acknowledge(&mut self, chip: Chip, pin: u8, outcome: &mut Outcome) {
         let Some(gsi) = self.routing.gsi_of(chip, pin) else { return };
         if self.resamplers.contains(&gsi) {

@@ -96,6 +96,8 @@ state! {
     mcg_status: u64 = 0,
     /// IA32_MCG_CTL.
     mcg_ctl: u64 = 0,
+    /// IA32_MCG_EXT_CTL: bit 0, an error may be this processor's alone.
+    mcg_ext_ctl: u64 = 0,
     /// IA32_MCi_CTL, STATUS, ADDR, MISC for each bank. CTL is all ones at reset.
     mce_banks: [[u64; 4]; MCE_BANKS] = [[!0, 0, 0, 0]; MCE_BANKS],
     /// IA32_MCi_CTL2.
@@ -132,8 +134,6 @@ state! {
     pv_eoi: u64 = 0,
     /// MSR_KVM_POLL_CONTROL: host-side polling is allowed.
     poll_control: u64 = 1,
-    /// MSR_KVM_MIGRATION_CONTROL.
-    migration_control: u64 = 0,
 }
 
 /// The row of a register.
@@ -151,6 +151,9 @@ pub fn index_list(wanted: List) -> Vec<u32> {
 impl Vcpu {
     /// Reads a register. `host`: KVM_GET_MSRS, which sees what the guest's CPUID hides. `None`: refused.
     pub fn read_msr(&mut self, index: u32, host: bool) -> Option<u64> {
+        if self.pv_hides(index) {
+            return host.then_some(0);
+        }
         let row = find(index)?;
         if !host && !(row.exists)(self) {
             return None;
@@ -162,6 +165,9 @@ impl Vcpu {
     pub fn write_msr(&mut self, index: u32, value: u64, host: bool) -> bool {
         if let Some(done) = self.write_xen_msr(index, value) {
             return done;
+        }
+        if self.pv_hides(index) {
+            return host && value == 0;
         }
         match find(index) {
             Some(row) if host || (row.exists)(self) => (row.write)(self, index, value, host),
@@ -176,7 +182,7 @@ impl Vcpu {
         } else {
             match self.read_msr(index, false) {
                 Some(v) => return Ok(v),
-                None => refusal(index),
+                None => self.refusal(index),
             }
         };
         if self.vm.msr_exits.load(Ordering::Relaxed) & reason == 0 {
@@ -193,13 +199,17 @@ impl Vcpu {
         } else if self.write_msr(index, value, false) {
             return Ok(());
         } else {
-            refusal(index)
+            self.refusal(index)
         };
         if self.vm.msr_exits.load(Ordering::Relaxed) & reason == 0 {
             return self.gp0();
         }
         let request = Request::MsrWrite { index, data: value, reason };
         self.ask_about_msr(request).map(|_| ())
+    }
+
+    fn refusal(&self, index: u32) -> u32 {
+        if find(index).is_some() && !self.pv_hides(index) { REASON_INVALID } else { REASON_UNKNOWN }
     }
 
     fn msr_filtered(&self, index: u32, write: bool) -> bool {
@@ -220,8 +230,4 @@ impl Vcpu {
             }
         }
     }
-}
-
-fn refusal(index: u32) -> u32 {
-    if find(index).is_some() { REASON_INVALID } else { REASON_UNKNOWN }
 }

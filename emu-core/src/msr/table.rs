@@ -4,8 +4,8 @@
 //! A table; the helpers below it are the checks that several rows share.
 
 use super::{MCE_BANKS, MTRR_FIXED};
-use crate::clock::steal::StealTimeMsr;
 use crate::irqchip::lapic::{ApicMode, apic_mode, checked_apic_base};
+use crate::mce::{CTL2_CMCI_EN, MCG_CMCI_P};
 use crate::vcpu::Vcpu;
 use decoder::Vendor;
 use std::sync::atomic::Ordering;
@@ -224,17 +224,20 @@ fn write_bank(c: &mut Vcpu, index: u32, v: u64, host: bool) -> bool {
     }
 }
 
-fn read_ctl2(c: &mut Vcpu, index: u32, _: bool) -> Option<u64> {
-    let n = index.wrapping_sub(0x280) as usize;
-    (c.msr.mcg_cap >> 10 & 1 != 0 && n < (c.msr.mcg_cap & 0xff) as usize)
+/// IA32_MCi_CTL2 exists with MCG_CMCI_P; user space may read and write zero all the same.
+fn read_ctl2(c: &mut Vcpu, index: u32, host: bool) -> Option<u64> {
+    let n = index.wrapping_sub(IA32_MC0_CTL2) as usize;
+    ((host || c.msr.mcg_cap & MCG_CMCI_P != 0) && n < (c.msr.mcg_cap & 0xff) as usize)
         .then(|| c.msr.mci_ctl2.get(n).copied())
         .flatten()
 }
-fn write_ctl2(c: &mut Vcpu, index: u32, v: u64, _: bool) -> bool {
-    if read_ctl2(c, index, true).is_none() || v & !(1 << 30 | 0x7fff) != 0 {
+fn write_ctl2(c: &mut Vcpu, index: u32, v: u64, host: bool) -> bool {
+    /// The threshold.
+    const WRITABLE: u64 = CTL2_CMCI_EN | 0x7fff;
+    if read_ctl2(c, index, host && v == 0).is_none() || v & !WRITABLE != 0 {
         return false;
     }
-    match c.msr.mci_ctl2.get_mut(index.wrapping_sub(0x280) as usize) {
+    match c.msr.mci_ctl2.get_mut(index.wrapping_sub(IA32_MC0_CTL2) as usize) {
         Some(slot) => {
             *slot = v;
             true
@@ -284,11 +287,16 @@ fn write_apic_base(c: &mut Vcpu, v: u64, host: bool) -> bool {
     !refused
 }
 
-fn wall_clock(c: &mut Vcpu, _: u32, v: u64, _: bool) -> bool {
-    c.kvmclock_write_wall_clock(v).is_ok()
+fn read_wall_clock(c: &mut Vcpu, _: u32, _: bool) -> Option<u64> {
+    Some(c.vm.clock.wall_clock())
 }
-fn system_time(c: &mut Vcpu, _: u32, v: u64, _: bool) -> bool {
-    c.kvmclock_write_system_time(v).is_ok()
+fn wall_clock(c: &mut Vcpu, _: u32, v: u64, host: bool) -> bool {
+    c.kvmclock_write_wall_clock(v, host);
+    true
+}
+fn system_time(c: &mut Vcpu, _: u32, v: u64, host: bool) -> bool {
+    c.kvmclock_write_system_time(v, host);
+    true
 }
 
 fn tsc_aux(c: &Vcpu, v: u64, _: bool) -> Option<u64> {
@@ -317,7 +325,8 @@ fn set_base(c: &mut Vcpu, s: Seg, v: u64) -> bool {
     ok
 }
 
-/// Every register that exists.
+/// Every register that exists. As in KVM, most that one vendor alone has are there for guests of both: old kernels access
+/// them before they look.
 pub static ROWS: &[Row] = &[
     row!(0x0, 0x1, "IA32_P5_MC_ADDR, IA32_P5_MC_TYPE", None, has!(MCE), zero, read_only),
     row!(
@@ -331,14 +340,7 @@ pub static ROWS: &[Row] = &[
             true
         }
     ),
-    row!(
-        KVM_WALL_CLOCK,
-        "MSR_KVM_WALL_CLOCK",
-        Emulated,
-        always,
-        |c, _, _| Some(c.clock.wall_clock),
-        wall_clock
-    ),
+    row!(KVM_WALL_CLOCK, "MSR_KVM_WALL_CLOCK", Emulated, always, read_wall_clock, wall_clock),
     row!(
         KVM_SYSTEM_TIME,
         "MSR_KVM_SYSTEM_TIME",
@@ -347,12 +349,12 @@ pub static ROWS: &[Row] = &[
         |c, _, _| Some(c.clock.system_time),
         system_time
     ),
-    row!(IA32_PLATFORM_ID, "IA32_PLATFORM_ID", None, intel, zero, read_only),
+    row!(IA32_PLATFORM_ID, "IA32_PLATFORM_ID", None, always, zero, read_only),
     row!(IA32_APIC_BASE, "IA32_APIC_BASE", Save, has!(APIC), read_lapic, write_lapic),
-    row!(0x2a, "MSR_EBL_CR_POWERON", None, intel, zero, read_only),
+    row!(0x2a, "MSR_EBL_CR_POWERON", None, always, zero, read_only),
     // KVM's answer for a Pentium 4 in the frequency field.
-    row!(0x2c, "MSR_EBC_FREQUENCY_ID", None, intel, |_, _, _| Some(1 << 24), read_only),
-    row!(0x34, "MSR_SMI_COUNT", Emulated, intel, get!(smi_count), set!(smi_count, host_only)),
+    row!(0x2c, "MSR_EBC_FREQUENCY_ID", None, always, |_, _, _| Some(1 << 24), read_only),
+    row!(0x34, "MSR_SMI_COUNT", Emulated, always, get!(smi_count), set!(smi_count, host_only)),
     row!(
         IA32_FEATURE_CONTROL,
         "IA32_FEATURE_CONTROL",
@@ -421,17 +423,20 @@ pub static ROWS: &[Row] = &[
         set!(smbase, host_only)
     ),
     row!(0xc1, 0xc2, "IA32_PMC0, IA32_PMC1", None, always, zero, ignored),
-    row!(0xcd, "MSR_FSB_FREQ", None, intel, |_, _, _| Some(3), read_only),
+    row!(0xcd, "MSR_FSB_FREQ", None, always, |_, _, _| Some(3), read_only),
     row!(
         MSR_PLATFORM_INFO,
         "MSR_PLATFORM_INFO",
         Emulated,
         always,
         |c, _, host| {
-            let readable = host || c.vm.platform_info_readable.load(Ordering::Relaxed);
-            readable.then_some(c.msr.platform_info)
+            let shown = host || c.vm.platform_info_readable.load(Ordering::Relaxed);
+            shown.then_some(c.msr.platform_info)
         },
-        set!(platform_info, host_only)
+        // CPUID faulting that is on cannot be taken away.
+        set!(platform_info, |c, v, host| {
+            (host && (v >> 31 & 1 != 0 || c.msr.misc_features_enables & 1 == 0)).then_some(v)
+        })
     ),
     row!(IA32_MTRRCAP, "IA32_MTRRCAP", None, has!(MTRR), |_, _, _| Some(0x508), read_only),
     row!(
@@ -443,7 +448,7 @@ pub static ROWS: &[Row] = &[
         set!(arch_capabilities, host_only)
     ),
     row!(IA32_FLUSH_CMD, "IA32_FLUSH_CMD", None, has!(FLUSH_L1D), write_only, |_, _, v, _| v & !1 == 0),
-    row!(0x11e, "MSR_BBL_CR_CTL3", None, intel, |_, _, _| Some(0xbe70_2111), ignored),
+    row!(0x11e, "MSR_BBL_CR_CTL3", None, always, |_, _, _| Some(0xbe70_2111), ignored),
     row!(
         MSR_MISC_FEATURES_ENABLES,
         "MSR_MISC_FEATURES_ENABLES",
@@ -486,8 +491,8 @@ pub static ROWS: &[Row] = &[
     ),
     row!(IA32_PERFEVTSEL0, 0x187, "IA32_PERFEVTSEL0, IA32_PERFEVTSEL1", None, always, zero, ignored),
     // KVM's answer: a fixed ratio.
-    row!(IA32_PERF_STATUS, "IA32_PERF_STATUS", None, intel, |_, _, _| Some(1000 | 4 << 40), read_only),
-    row!(IA32_PERF_CTL, "IA32_PERF_CTL", None, intel, zero, read_only),
+    row!(IA32_PERF_STATUS, "IA32_PERF_STATUS", None, always, |_, _, _| Some(1000 | 4 << 40), read_only),
+    row!(IA32_PERF_CTL, "IA32_PERF_CTL", None, always, zero, read_only),
     row!(
         IA32_MISC_ENABLE,
         "IA32_MISC_ENABLE",
@@ -548,8 +553,8 @@ pub static ROWS: &[Row] = &[
         set!(pat, |_c, v, _host| memory_types(v, pat_type).then_some(v))
     ),
     row!(
-        0x280,
-        0x280 + MCE_BANKS as u32 - 1,
+        IA32_MC0_CTL2,
+        IA32_MC0_CTL2 + MCE_BANKS as u32 - 1,
         "IA32_MC0_CTL2 to IA32_MC31_CTL2",
         None,
         has!(MCA),
@@ -576,24 +581,29 @@ pub static ROWS: &[Row] = &[
         read_bank,
         write_bank
     ),
-    row!(0x606, "MSR_RAPL_POWER_UNIT", None, intel, zero, read_only),
-    row!(0x611, "MSR_PKG_ENERGY_STATUS", None, intel, zero, read_only),
-    row!(0x619, "MSR_DRAM_ENERGY_STATUS", None, intel, zero, read_only),
-    row!(0x639, "MSR_PP0_ENERGY_STATUS", None, intel, zero, read_only),
-    row!(0x641, "MSR_PP1_ENERGY_STATUS", None, intel, zero, read_only),
+    row!(
+        IA32_MCG_EXT_CTL,
+        "IA32_MCG_EXT_CTL",
+        Emulated,
+        intel,
+        // Firmware lets it be used by IA32_FEATURE_CONTROL bit 20 (SDM vol. 3B, 15.3.1.5).
+        |c, _, host| (host || c.msr.feature_control >> 20 & 1 != 0).then_some(c.msr.mcg_ext_ctl),
+        set!(mcg_ext_ctl, |c, v, host| {
+            let there = host || c.msr.feature_control >> 20 & 1 != 0;
+            (there && v & !1 == 0).then_some(v)
+        })
+    ),
+    row!(0x606, "MSR_RAPL_POWER_UNIT", None, always, zero, read_only),
+    row!(0x611, "MSR_PKG_ENERGY_STATUS", None, always, zero, read_only),
+    row!(0x619, "MSR_DRAM_ENERGY_STATUS", None, always, zero, read_only),
+    row!(0x639, "MSR_PP0_ENERGY_STATUS", None, always, zero, read_only),
+    row!(0x641, "MSR_PP1_ENERGY_STATUS", None, always, zero, read_only),
     // KVM asks no CPUID bit here.
     row!(IA32_TSC_DEADLINE, "IA32_TSC_DEADLINE", Emulated, always, read_lapic, write_lapic),
     row!(X2APIC_FIRST, X2APIC_LAST, "x2APIC registers", None, has!(X2APIC), read_lapic, write_lapic),
     // No supervisor state component is offered.
     row!(IA32_XSS, "IA32_XSS", Save, has!(XSAVES), get!(xss), set!(xss, bits!(0))),
-    row!(
-        KVM_WALL_CLOCK_NEW,
-        "MSR_KVM_WALL_CLOCK_NEW",
-        Emulated,
-        always,
-        |c, _, _| Some(c.clock.wall_clock),
-        wall_clock
-    ),
+    row!(KVM_WALL_CLOCK_NEW, "MSR_KVM_WALL_CLOCK_NEW", Emulated, always, read_wall_clock, wall_clock),
     row!(
         KVM_SYSTEM_TIME_NEW,
         "MSR_KVM_SYSTEM_TIME_NEW",
@@ -602,34 +612,11 @@ pub static ROWS: &[Row] = &[
         |c, _, _| Some(c.clock.system_time),
         system_time
     ),
-    row!(
-        KVM_ASYNC_PF_EN,
-        "MSR_KVM_ASYNC_PF_EN",
-        Emulated,
-        always,
-        get!(async_pf_en),
-        // Bits 5:4 are reserved; the delivery needs a local APIC inside. No page is ever reported missing.
-        set!(async_pf_en, |c, v, _| {
-            (v & 0x30 == 0 && (v == 0 || c.shared.irq.lapic().is_some())).then_some(v)
-        })
-    ),
-    row!(
-        KVM_STEAL_TIME,
-        "MSR_KVM_STEAL_TIME",
-        Emulated,
-        always,
-        get!(steal_time),
-        set!(steal_time, |_c, v, _host| StealTimeMsr::checked(v).ok().map(|m| m.0))
-    ),
-    row!(
-        KVM_PV_EOI_EN,
-        "MSR_KVM_PV_EOI_EN",
-        Emulated,
-        always,
-        get!(pv_eoi),
-        // 4-byte aligned, bit 0 enables.
-        set!(pv_eoi, |_c, v, _host| (v & 2 == 0).then_some(v))
-    ),
+    row!(KVM_ASYNC_PF_EN, "MSR_KVM_ASYNC_PF_EN", Emulated, always, get!(async_pf_en), |c, _, v, _| c
+        .write_async_pf_en(v)),
+    row!(KVM_STEAL_TIME, "MSR_KVM_STEAL_TIME", Emulated, always, get!(steal_time), |c, _, v, host| c
+        .write_steal_time(v, host)),
+    row!(KVM_PV_EOI_EN, "MSR_KVM_PV_EOI_EN", Emulated, always, get!(pv_eoi), |c, _, v, _| c.write_pv_eoi(v)),
     row!(
         KVM_POLL_CONTROL,
         "MSR_KVM_POLL_CONTROL",
@@ -638,23 +625,10 @@ pub static ROWS: &[Row] = &[
         get!(poll_control),
         set!(poll_control, bits!(1))
     ),
-    row!(
-        KVM_ASYNC_PF_INT,
-        "MSR_KVM_ASYNC_PF_INT",
-        Emulated,
-        always,
-        get!(async_pf_int),
-        set!(async_pf_int, bits!(0xff))
-    ),
-    row!(KVM_ASYNC_PF_ACK, "MSR_KVM_ASYNC_PF_ACK", Emulated, always, zero, |_, _, v, _| v & !1 == 0),
-    row!(
-        0x4b56_4d08,
-        "MSR_KVM_MIGRATION_CONTROL",
-        Emulated,
-        always,
-        get!(migration_control),
-        set!(migration_control, bits!(1))
-    ),
+    row!(KVM_ASYNC_PF_INT, "MSR_KVM_ASYNC_PF_INT", Emulated, always, get!(async_pf_int), |c, _, v, host| c
+        .write_async_pf_int(v, host)),
+    row!(KVM_ASYNC_PF_ACK, "MSR_KVM_ASYNC_PF_ACK", Emulated, always, zero, ignored),
+    // MSR_KVM_MIGRATION_CONTROL is user space's, through its MSR filter (KVM msr.txt): no row.
     row!(IA32_EFER, "IA32_EFER", Save, always, |c, _, _| Some(c.efer.bits()), |c, _, v, host| c
         .write_efer(v, host)),
     row!(IA32_STAR, "IA32_STAR", Save, has!(SYSCALL), get!(star), set!(star)),
@@ -696,15 +670,15 @@ pub static ROWS: &[Row] = &[
         set!(kernel_gs_base, canonical)
     ),
     row!(IA32_TSC_AUX, "IA32_TSC_AUX", Save, has!(RDTSCP | RDPID), get!(tsc_aux), set!(tsc_aux, tsc_aux)),
-    row!(0xc001_0000, 0xc001_0007, "PerfEvtSel0 to PerfCtr3", None, amd, zero, ignored),
-    row!(AMD_SYSCFG, "SYSCFG", None, amd, zero, ignored),
-    row!(AMD_HWCR, "HWCR", Save, amd, get!(hwcr), set!(hwcr, hwcr)),
-    row!(0xc001_001f, "NB_CFG", None, amd, zero, ignored),
-    row!(0xc001_0020, "PATCH_LOADER", None, amd, write_only, ignored),
-    row!(0xc001_0055, "INT_PENDING_MSG", None, amd, zero, read_only),
-    row!(0xc001_0058, "MMIO_CONF_BASE", None, amd, zero, |_, _, v, _| v == 0),
-    row!(0xc001_0112, 0xc001_0113, "TSEG_ADDR, TSEG_MASK", None, amd, zero, read_only),
-    row!(AMD_VM_HSAVE_PA, "VM_HSAVE_PA", None, amd, zero, ignored),
+    row!(0xc001_0000, 0xc001_0007, "PerfEvtSel0 to PerfCtr3", None, always, zero, ignored),
+    row!(AMD_SYSCFG, "SYSCFG", None, always, zero, ignored),
+    row!(AMD_HWCR, "HWCR", Save, always, get!(hwcr), set!(hwcr, hwcr)),
+    row!(0xc001_001f, "NB_CFG", None, always, zero, ignored),
+    row!(0xc001_0020, "PATCH_LOADER", None, always, write_only, ignored),
+    row!(0xc001_0055, "INT_PENDING_MSG", None, always, zero, read_only),
+    row!(0xc001_0058, "MMIO_CONF_BASE", None, always, zero, |_, _, v, _| v == 0),
+    row!(0xc001_0112, 0xc001_0113, "TSEG_ADDR, TSEG_MASK", None, always, zero, read_only),
+    row!(AMD_VM_HSAVE_PA, "VM_HSAVE_PA", None, always, zero, ignored),
     row!(
         AMD_OSVW_ID_LENGTH,
         "OSVW_ID_LENGTH",
@@ -714,11 +688,11 @@ pub static ROWS: &[Row] = &[
         set!(osvw_length, host_only)
     ),
     row!(AMD_OSVW_STATUS, "OSVW_STATUS", Save, has!(OSVW), get!(osvw_status), set!(osvw_status, host_only)),
-    row!(0xc001_1022, "DC_CFG", None, amd, zero, ignored),
-    row!(0xc001_1023, "TW_CFG", None, amd, zero, read_only),
+    row!(0xc001_1022, "DC_CFG", None, always, zero, ignored),
+    row!(0xc001_1023, "TW_CFG", None, always, zero, ignored),
     row!(AMD_DE_CFG, "DE_CFG", Feature, amd, get!(de_cfg), set!(de_cfg, bits!(2))),
-    row!(0xc001_102a, "BU_CFG2", None, amd, zero, ignored),
-    row!(0xc001_102c, "EX_CFG", None, amd, zero, ignored),
+    row!(0xc001_102a, "BU_CFG2", None, always, zero, ignored),
+    row!(0xc001_102c, "EX_CFG", None, always, zero, ignored),
 ];
 
 const _: () = assert!(msr::IA32_MTRR_PHYSMASK7 - msr::IA32_MTRR_PHYSBASE0 == 15);

@@ -155,8 +155,15 @@ fn through_the_instructions() {
 #[test]
 fn vendors_and_cpuid_decide() {
     let mut r = Rig::new(Mode::Long);
-    assert_eq!(r.cpu().read_msr(AMD_HWCR, false), None);
+    assert_eq!(r.cpu().read_msr(AMD_DE_CFG, false), None);
+    // As in KVM, registers that old kernels access before they look are there for guests of both vendors.
+    for index in [AMD_HWCR, AMD_SYSCFG, IA32_PLATFORM_ID, IA32_PERF_STATUS, 0x34, 0x1fc] {
+        assert!(r.cpu().read_msr(index, false).is_some(), "{index:#x}");
+    }
     amd(&mut r);
+    for index in [AMD_HWCR, AMD_SYSCFG, IA32_PLATFORM_ID, IA32_PERF_STATUS, 0x34, 0x1fc] {
+        assert!(r.cpu().read_msr(index, false).is_some(), "{index:#x}");
+    }
     assert_eq!(r.cpu().read_msr(AMD_HWCR, false), Some(0));
     assert!(r.cpu().write_msr(AMD_HWCR, 1 << 24 | 1 << 3, false));
     assert_eq!(r.cpu().read_msr(AMD_HWCR, false), Some(1 << 24));

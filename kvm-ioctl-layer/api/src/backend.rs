@@ -368,6 +368,10 @@ pub trait Vcpu: Send + Inspect {
     fn set_nested_state(&mut self, _state: &kvm_nested_state_header) -> Result {
         Err(Errno::EINVAL)
     }
+    /// KVM_X86_SET_MCE.
+    fn set_mce(&mut self, _mce: &kvm_x86_mce) -> Result {
+        Err(Errno::EINVAL)
+    }
     /// KVM_X86_SETUP_MCE.
     fn setup_mce(&mut self, _mcg_cap: u64) -> Result {
         Err(Errno::EINVAL)

@@ -9,6 +9,8 @@ pub mod vcpu_fd;
 pub mod vm_fd;
 
 #[cfg(test)]
+mod checklist_tests;
+#[cfg(test)]
 mod debug_tests;
 #[cfg(test)]
 mod host_tests;

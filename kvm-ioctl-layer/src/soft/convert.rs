@@ -10,6 +10,7 @@ use emu_core::irqchip::ioapic::{IOAPIC_PINS, IoapicState, RedirectionEntry};
 use emu_core::irqchip::pic::PicState;
 use emu_core::irqchip::pit::{PitChannelState, PitState};
 use emu_core::irqchip::routing::{Chip, Msi, Route, Target};
+use emu_core::mce::MachineCheck;
 use emu_core::vcpu::{Hot, RIP, Vcpu};
 use emu_core::vm_clock::VcpuClock;
 use emu_core::xstate::XsaveImage;
@@ -64,6 +65,8 @@ pub fn home(vcpu: &Vcpu) -> Vec<(&'static str, Home)> {
         dr7 => In(StateId::Debugregs),
         msr => In(StateId::Msrs),
         clock => In(StateId::Msrs),
+        // Set by ENABLE_CAP, which has no counterpart; a kick that no HLT has used up is lost, as in KVM.
+        pv => Engine,
         xsave => In(StateId::Xsave),
         pkru => In(StateId::Xsave),
         native => Engine,
@@ -763,14 +766,20 @@ pub fn set_cpuid_entry(k: &kvm_cpuid_entry2) -> CpuidEntry {
 }
 
 /// What of a vCPU's clock KVM_GET_MSRS and KVM_GET_TSC_KHZ show.
-pub fn clock(c: &VcpuClock) -> [(StateId, &'static str); 4] {
-    let VcpuClock { tsc: _, system_time: _, wall_clock: _, guest_stopped: _ } = c;
+pub fn clock(c: &VcpuClock) -> [(StateId, &'static str); 3] {
+    // A stop that the guest was not told of (KVM_KVMCLOCK_CTRL) is not saved, as in KVM.
+    let VcpuClock { tsc: _, system_time: _, guest_stopped: _ } = c;
     [
         (StateId::Msrs, "IA32_TSC, IA32_TSC_ADJUST"),
         (StateId::TscKhz, "the TSC's frequency"),
         (StateId::Msrs, "MSR_KVM_SYSTEM_TIME"),
-        (StateId::Msrs, "MSR_KVM_WALL_CLOCK"),
     ]
+}
+
+/// KVM_X86_SET_MCE's error.
+pub fn machine_check(k: &kvm_x86_mce) -> MachineCheck {
+    let kvm_x86_mce { status, addr, misc, mcg_status, bank, pad1: _, pad2: _ } = *k;
+    MachineCheck { bank, status, addr, misc, mcg_status }
 }
 
 /// The register page of KVM_GET_LAPIC.

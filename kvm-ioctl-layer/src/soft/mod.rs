@@ -9,6 +9,7 @@ pub mod irqfd;
 pub mod memory;
 pub mod msr;
 pub mod nested;
+pub mod pv;
 mod rings;
 pub mod vcpu;
 pub mod vm;
@@ -118,7 +119,7 @@ impl Hypervisor for SoftHypervisor {
     }
 
     fn mce_cap_supported(&self) -> Result<u64> {
-        Ok(vcpu::MCG_CAP_SUPPORTED)
+        Ok(emu_core::mce::supported())
     }
 
     fn create_vm(&self, vm_type: u64) -> Result<Arc<dyn Vm>> {

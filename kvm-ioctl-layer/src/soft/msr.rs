@@ -74,8 +74,9 @@ pub fn home(state: &MsrState) -> Vec<(&'static str, u32)> {
         mcg_cap => msr::IA32_MCG_CAP,
         mcg_status => msr::IA32_MCG_STATUS,
         mcg_ctl => msr::IA32_MCG_CTL,
+        mcg_ext_ctl => msr::IA32_MCG_EXT_CTL,
         mce_banks => msr::IA32_MC0_CTL,
-        mci_ctl2 => 0x280,
+        mci_ctl2 => msr::IA32_MC0_CTL2,
         mtrr_variable => msr::IA32_MTRR_PHYSBASE0,
         mtrr_fixed => msr::IA32_MTRR_FIX64K_00000,
         mtrr_def_type => msr::IA32_MTRR_DEF_TYPE,
@@ -92,6 +93,5 @@ pub fn home(state: &MsrState) -> Vec<(&'static str, u32)> {
         steal_time => msr::KVM_STEAL_TIME,
         pv_eoi => msr::KVM_PV_EOI_EN,
         poll_control => msr::KVM_POLL_CONTROL,
-        migration_control => 0x4b56_4d08,
     }
 }

@@ -23,9 +23,6 @@ use std::sync::{Arc, LazyLock};
 use x86_arch::control::{Cr0, Cr4, Dr6, Dr7, Efer, Xcr0};
 use x86_arch::{Gpa, Gva, PagingMode, Rflags, Seg, xsave};
 
-/// What KVM_X86_SETUP_MCE may ask for: IA32_MCG_CAP's MCG_CTL_P and MCG_SER_P, and 32 banks.
-pub const MCG_CAP_SUPPORTED: u64 = 1 << 8 | 1 << 24 | emu_core::msr::MCE_BANKS as u64;
-
 /// What the last exit waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Unfinished {
@@ -606,9 +603,14 @@ impl Vcpu for SoftVcpu {
     }
 
     fn enable_cap(&mut self, cap: &kvm_enable_cap) -> Result {
-        let _ = cap;
-        // The capabilities that a vCPU can enable on x86 are Hyper-V's, which are not offered.
-        Err(Errno::EINVAL)
+        // The others that a vCPU can enable on x86 are Hyper-V's, which are not offered.
+        match cap.cap {
+            KVM_CAP_ENFORCE_PV_FEATURE_CPUID if cap.flags == 0 => {
+                self.core().enforce_pv_features(cap.args[0] != 0);
+                Ok(())
+            }
+            _ => Err(Errno::EINVAL),
+        }
     }
 
     fn get_regs(&mut self) -> Result<kvm_regs> {
@@ -740,6 +742,7 @@ impl Vcpu for SoftVcpu {
         let v = self.core();
         v.cpuid = emu_core::cpuid::CpuidTable::new(rows);
         v.lapic_cpuid_changed();
+        v.pv_cpuid_changed();
         v.paging_changed();
         self.processor.forget_blocks();
         Ok(())
@@ -890,6 +893,10 @@ impl Vcpu for SoftVcpu {
         let v = self.core();
         // As KVM does: an INIT or SIPI that has come is acted on first.
         v.accept_init_and_sipi();
+        // A kick is about to end the wait.
+        if v.pv.unhalted && matches!(v.events.activity, Activity::Halted | Activity::ResetHold) {
+            return Ok(kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE });
+        }
         Ok(kvm_mp_state { mp_state: convert::mp_state(&v.events) })
     }
 
@@ -1052,33 +1059,15 @@ impl Vcpu for SoftVcpu {
     }
 
     fn setup_mce(&mut self, mcg_cap: u64) -> Result {
-        let banks = mcg_cap & 0xff;
-        if banks == 0
-            || banks > emu_core::msr::MCE_BANKS as u64
-            || mcg_cap & !(MCG_CAP_SUPPORTED | 0xff | 0xff_0000) != 0
-        {
-            return Err(Errno::EINVAL);
-        }
-        let v = self.core();
-        v.msr.mcg_cap = mcg_cap;
-        // MCG_CTL and each bank's CTL begin with every error reported.
-        if mcg_cap & 1 << 8 != 0 {
-            v.msr.mcg_ctl = u64::MAX;
-        }
-        for bank in v.msr.mce_banks.iter_mut().take(banks as usize) {
-            bank[0] = u64::MAX;
-        }
-        Ok(())
+        if self.core().setup_mce(mcg_cap) { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+
+    fn set_mce(&mut self, k: &kvm_x86_mce) -> Result {
+        if self.core().machine_check(&convert::machine_check(k)) { Ok(()) } else { Err(Errno::EINVAL) }
     }
 
     fn kvmclock_ctrl(&mut self) -> Result {
-        let v = self.core();
-        if v.clock.system_time & 1 == 0 {
-            return Err(Errno::EINVAL);
-        }
-        v.clock.guest_stopped = true;
-        v.shared.gate.request(Requests::CLOCK);
-        Ok(())
+        if self.core().kvmclock_guest_stopped() { Ok(()) } else { Err(Errno::EINVAL) }
     }
 }
 

@@ -161,6 +161,8 @@ impl Vm for SoftVm {
                 self.core.platform_info_readable.store(cap.args[0] != 0, Ordering::Relaxed);
                 Ok(())
             }
+            KVM_CAP_EXIT_HYPERCALL => super::pv::exit_hypercall(&self.core, cap.args[0]),
+            KVM_CAP_X86_APIC_BUS_CYCLES_NS => super::pv::apic_bus_cycles(&self.core, cap.args[0]),
             KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => {
                 let known = u64::from(KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET);
                 let flags = cap.args[0];

@@ -32,6 +32,7 @@ pub const ENGINE: &[i64] = &[
     // Time and chance.
     libc::SYS_clock_gettime,
     libc::SYS_getrandom,
+    libc::SYS_pread64,
     // irqfds and ioeventfds, and the trace.
     libc::SYS_read,
     libc::SYS_write,

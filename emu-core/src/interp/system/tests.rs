@@ -245,23 +245,6 @@ fn debug_registers() {
 }
 
 #[test]
-fn hypercalls() {
-    for code in [[0x0f, 0x01, 0xc1], [0x0f, 0x01, 0xd9]] {
-        for (nr, user, want) in
-            [(5u64, false, 0u64), (1, false, 0), (999, false, -1000i64 as u64), (5, true, !0)]
-        {
-            let mut r = Rig::new(Mode::Long);
-            if user {
-                r.user();
-            }
-            r.set(Gpr::Rax, nr);
-            assert_eq!(r.step(&code), Ok(()));
-            assert_eq!(r.get(Gpr::Rax), want, "{nr} {user}");
-        }
-    }
-}
-
-#[test]
 fn monitor_touches_its_address() {
     let monitor = [0x0f, 0x01, 0xc8];
     let mut r = Rig::new(Mode::Long);

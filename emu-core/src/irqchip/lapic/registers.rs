@@ -138,7 +138,7 @@ impl Lapic {
 
     /// The writable bits of a local vector table entry.
     fn lvt_writable(&self, register: u32) -> Option<u32> {
-        let (_, bits) = LVT.iter().find(|(entry, _)| *entry == register)?;
+        let (_, bits) = self.lvt().iter().find(|(entry, _)| *entry == register)?;
         Some(if register == APIC_LVT_TIMER { bits | self.timer_mode_bits() } else { *bits })
     }
 
@@ -179,7 +179,7 @@ impl Lapic {
                 self.set_reg(APIC_SVR, value & (0x3ff | self.svr_directed_eoi()));
                 if value & SVR_ENABLED == 0 {
                     // SDM vol. 3A, 10.4.7.2: all local vectors are masked, and stay so until written.
-                    for (entry, _) in LVT {
+                    for &(entry, _) in self.lvt() {
                         self.set_reg(entry, self.reg(entry) | LVT_MASKED);
                     }
                 }

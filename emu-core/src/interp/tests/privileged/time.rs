@@ -67,7 +67,7 @@ pub(super) static ROWS: &[Row] = &[
     (KERNEL, CPL0, "0F 32", &[ecx(IA32_XSS), Lacks(cpuid::XSAVES)], GP0, "SDM vol. 4, IA32_XSS: by CPUID"),
     (KERNEL, CPL0, "0F 32", &[ecx(IA32_LSTAR), Lacks(cpuid::SYSCALL)], GP0, "SDM vol. 4, IA32_LSTAR: by CPUID"),
     (KERNEL, CPL0, "0F 32", &[ecx(IA32_SYSENTER_CS), Lacks(cpuid::SEP)], GP0, "SDM vol. 4, IA32_SYSENTER_CS: by CPUID"),
-    (KERNEL, CPL0, "0F 32", &[ecx(AMD_HWCR)], GP0, "APM vol. 2, appendix A: HWCR is AMD's"),
+    (KERNEL, CPL0, "0F 32", &[ecx(AMD_DE_CFG)], GP0, "APM vol. 2, appendix A: DE_CFG is AMD's"),
     (KERNEL, CPL0, "0F 32", &[Amd, ecx(AMD_HWCR)], Done, "APM vol. 2, appendix A: HWCR"),
     (ALL, ANY, "0F 32", &[ecx(IA32_TSC), Lacks(cpuid::MSR)], UD, "SDM vol. 2B, RDMSR: CPUID"),
     (ALL, ANY, "F0 0F 32", &[], UD, "SDM vol. 2B, RDMSR: LOCK"),
