@@ -63,7 +63,11 @@ impl VcpuMmu {
         match target {
             // Its spte stays write-protected, so that there is nothing to gain.
             Target::Tracked(_) => self.stats.tracked_writes += 1,
-            Target::Ram(_) | Target::Mmio(_) => self.map(gva, &found, access),
+            Target::Ram(_) | Target::Mmio(_) => {
+                self.stats.mapped += 1;
+                self.stats.mmio += u64::from(matches!(target, Target::Mmio(_)));
+                self.map(gva, &found, access);
+            }
         }
         Ok(target)
     }

@@ -52,9 +52,11 @@ impl VcpuMmu {
             self.reload_slots();
         }
         if old.other_mode(&registers) {
+            self.stats.flushes += 1;
             self.tlb.flush_all();
             self.tlb.set_pcid(registers.pcid());
         } else if old.cr3 != registers.cr3 {
+            self.stats.flushes += 1;
             self.tlb.flush_pcid(registers.pcid());
             self.tlb.set_pcid(registers.pcid());
         }
@@ -80,6 +82,7 @@ impl VcpuMmu {
         self.context.root = root;
         let pcid = self.registers.pcid();
         if !keep {
+            self.stats.flushes += 1;
             self.tlb.flush_pcid(pcid);
         }
         self.tlb.set_pcid(pcid);
@@ -109,6 +112,7 @@ impl VcpuMmu {
         if self.context.pdptrs != pdptrs {
             self.context.pdptrs = pdptrs;
             if self.context.mode == PagingMode::Pae {
+                self.stats.flushes += 1;
                 self.tlb.flush_all();
                 self.select_roots();
             }
@@ -125,28 +129,33 @@ impl VcpuMmu {
 
     fn pkru_changed(&mut self) {
         // What was filled under the old keys; the shadow tables hold the keys, not what PKRU says of them.
+        self.stats.flushes += 1;
         self.tlb.flush_all();
         self.context.rules = self.registers.context().rules;
     }
 
     /// INVLPG, whose operand is not translated. A non-canonical one does nothing.
     pub fn invlpg(&mut self, gva: Gva) {
+        self.stats.invlpgs += 1;
         self.tlb.flush_page(self.linear(gva));
     }
 
     /// INVPCID type 0: one address of one PCID.
     pub fn invpcid_address(&mut self, _pcid: u16, gva: Gva) {
         // The entry of that page goes, whatever its PCID.
+        self.stats.invlpgs += 1;
         self.tlb.flush_page(gva);
     }
 
     /// INVPCID type 1: one PCID.
     pub fn invpcid_context(&mut self, pcid: u16) {
+        self.stats.flushes += 1;
         self.tlb.flush_pcid(pcid);
     }
 
     /// INVPCID types 2 and 3: every PCID (global translations, which type 3 may keep, go too).
     pub fn invpcid_all(&mut self) {
+        self.stats.flushes += 1;
         self.tlb.flush_all();
     }
 }

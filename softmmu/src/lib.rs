@@ -6,7 +6,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`host_mem`] | the only code that touches guest RAM |
-//! | [`memslot`] | gpa to hva: the memory slots of each address space |
+//! | [`memslot`], `slot_table` | gpa to hva: the memory slots of each address space |
 //! | [`guest_memory`] | access by gpa; the one write path |
 //! | [`walk`] | the guest page walker |
 //! | [`perm`] | WP, SMEP, SMAP, NX, protection keys: one table |
@@ -41,6 +41,7 @@ mod root;
 pub mod safepoint;
 mod shadow_page;
 mod shootdown;
+mod slot_table;
 mod spte;
 pub mod stats;
 mod sync;

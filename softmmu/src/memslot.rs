@@ -1,6 +1,6 @@
 //! Memory slots: which gpa is which hva (KVM api 4.35, KVM_SET_USER_MEMORY_REGION).
 //!
-//! The slots of an address space are an immutable sorted array behind an `Arc`. A change makes a new array,
+//! The slots of an address space are an immutable table behind an `Arc` (`slot_table`). A change makes a new table,
 //! in an exclusive section; each vCPU takes the new one before it runs again. What outlives a change (dirty bitmap,
 //! tracking counts) hangs off the slot by `Arc`s of its own.
 //!
@@ -9,9 +9,9 @@
 use crate::dirty::DirtyBitmap;
 use crate::host_mem::HostPtr;
 use crate::page_track::SlotTracks;
+pub use crate::slot_table::Memslots;
 use bitflags::bitflags;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use x86_arch::{Gfn, Gpa, Hva, PAGE_MASK, PAGE_SHIFT};
 
 /// Address spaces: 0, and 1 for system-management mode.
@@ -51,6 +51,13 @@ pub struct MemRegion {
     pub hva: Hva,
     /// Its flags.
     pub flags: MemRegionFlags,
+}
+
+impl MemRegion {
+    /// Its frames.
+    pub fn frames(&self) -> core::ops::Range<u64> {
+        self.gpa.gfn().0..(self.gpa.0.wrapping_add(self.size)) >> PAGE_SHIFT
+    }
 }
 
 /// Why a change of slots was refused; the names are the errnos'.
@@ -126,14 +133,6 @@ impl Memslot {
     }
 }
 
-/// The slots of one address space, sorted by gfn.
-#[derive(Default, Debug)]
-pub struct Memslots {
-    slots: Box<[Memslot]>,
-    /// Where the last look-up hit: most come in runs.
-    last: AtomicUsize,
-}
-
 /// What a change was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MemslotChange {
@@ -150,37 +149,6 @@ pub enum MemslotChange {
 }
 
 impl Memslots {
-    fn new(mut slots: Vec<Memslot>) -> Memslots {
-        slots.sort_by_key(|slot| slot.region.gpa);
-        Memslots { slots: slots.into_boxed_slice(), last: AtomicUsize::new(0) }
-    }
-
-    /// All of them, by gfn.
-    pub fn iter(&self) -> impl Iterator<Item = &Memslot> {
-        self.slots.iter()
-    }
-
-    /// The slot that holds a frame.
-    pub fn find(&self, gfn: Gfn) -> Option<&Memslot> {
-        if let Some(slot) = self.slots.get(self.last.load(Relaxed)).filter(|s| s.offset_of(gfn).is_some()) {
-            return Some(slot);
-        }
-        let at = self.slots.partition_point(|slot| slot.base_gfn() <= gfn).checked_sub(1)?;
-        let slot = self.slots.get(at).filter(|slot| slot.offset_of(gfn).is_some())?;
-        self.last.store(at, Relaxed);
-        Some(slot)
-    }
-
-    /// The slot with a number.
-    pub fn by_id(&self, id: u32) -> Option<&Memslot> {
-        self.slots.iter().find(|slot| slot.region.slot == id)
-    }
-
-    /// All frames together.
-    pub fn total_pages(&self) -> u64 {
-        self.slots.iter().map(Memslot::pages).sum()
-    }
-
     /// The slots after a change, by the rules of KVM_SET_USER_MEMORY_REGION; `self` stays as it is.
     pub fn changed(&self, region: MemRegion) -> Result<(Memslots, MemslotChange), MemslotError> {
         let end = region.hva.0.checked_add(region.size);
@@ -194,12 +162,11 @@ impl Memslots {
             return Err(MemslotError::Invalid);
         }
         let old = self.by_id(region.slot);
-        let others = || self.slots.iter().filter(|slot| slot.region.slot != region.slot);
         if region.size == 0 {
             if old.is_none() {
                 return Err(MemslotError::Invalid);
             }
-            return Ok((Memslots::new(others().cloned().collect()), MemslotChange::Delete));
+            return Ok((self.without(region.slot), MemslotChange::Delete));
         }
         let change = match old.map(|old| old.region) {
             None => MemslotChange::Create,
@@ -215,30 +182,33 @@ impl Memslots {
             Some(old) if old.flags != region.flags => MemslotChange::Flags,
             Some(_) => MemslotChange::None,
         };
+        let pages = region.size >> PAGE_SHIFT;
         if matches!(change, MemslotChange::Create | MemslotChange::Move) {
             if (region.gpa.0 + region.size) >> PAGE_SHIFT > MAX_GFN {
                 return Err(MemslotError::Invalid);
             }
-            let overlaps = |slot: &Memslot| {
-                slot.region.gpa.0 < region.gpa.0 + region.size
-                    && region.gpa.0 < slot.region.gpa.0 + slot.region.size
-            };
-            if others().any(overlaps) {
+            // A slot may move onto its own old place.
+            let rest = old.map(|_| self.without(region.slot));
+            if rest.as_ref().unwrap_or(self).overlapping(region.gpa.gfn(), pages).is_some() {
                 return Err(MemslotError::Exists);
             }
         }
         let logged = region.flags.contains(MemRegionFlags::LOG_DIRTY);
         let dirty = logged.then(|| match old.and_then(|old| old.dirty.clone()) {
             Some(kept) => kept,
-            None => Arc::new(DirtyBitmap::new(region.size >> PAGE_SHIFT)),
+            None => Arc::new(DirtyBitmap::new(pages)),
         });
         let tracks = match old {
             Some(old) if change != MemslotChange::Move => Arc::clone(&old.tracks),
-            _ => Arc::new(SlotTracks::new(region.size >> PAGE_SHIFT)),
+            _ => Arc::new(SlotTracks::new(pages)),
         };
         let logs_mappings = logged && old.is_none_or(|old| old.logs_mappings);
         let slot = Memslot { region, dirty, logs_mappings, tracks };
-        Ok((Memslots::new(others().cloned().chain([slot]).collect()), change))
+        let rest = match change {
+            MemslotChange::Create => self.with(slot),
+            _ => self.without(region.slot).with(slot),
+        };
+        Ok((rest, change))
     }
 }
 

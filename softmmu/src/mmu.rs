@@ -10,16 +10,18 @@
 use crate::dirty_ring::DirtyPage;
 use crate::guest_memory::GuestMemory;
 use crate::host_mem::HostPtr;
-use crate::memslot::{ADDRESS_SPACES, MemRegion, Memslot, MemslotChange, MemslotError, Memslots};
+use crate::memslot::{
+    ADDRESS_SPACES, MemRegion, MemRegionFlags, Memslot, MemslotChange, MemslotError, Memslots,
+};
 use crate::page_track::{CodePages, granules};
 use crate::safepoint::{Exclusive, Requests, World};
 use crate::shadow_page::{MIN_PAGES, Shadow, SptArena, default_limit};
 use crate::shootdown::{CodeWrite, Peer, Peers};
-use crate::stats::ShadowStats;
+use crate::stats::{ShadowStats, StatsSink};
 use core::ops::Range;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst, fence};
+use std::sync::{Arc, OnceLock};
 use x86_arch::{Gfn, Gpa, Hva, PAGE_SHIFT, PAGE_SIZE};
 
 /// What a VM's MMU is made with.
@@ -43,6 +45,8 @@ pub struct Mmu {
     shadow_pages: AtomicUsize,
     /// Some vCPU has a dirty ring.
     dirty_rings: AtomicBool,
+    zap_all_quirk: AtomicBool,
+    stats_sink: OnceLock<StatsSink>,
 }
 
 impl Mmu {
@@ -59,6 +63,8 @@ impl Mmu {
             shadow: Mutex::new(shadow),
             shadow_pages: AtomicUsize::new(config.shadow_pages),
             dirty_rings: AtomicBool::new(false),
+            zap_all_quirk: AtomicBool::new(true),
+            stats_sink: OnceLock::new(),
         })
     }
 
@@ -88,7 +94,9 @@ impl Mmu {
         if usize::from(region.as_id) >= ADDRESS_SPACES {
             return Err(MemslotError::Invalid);
         }
-        let (slots, change) = self.slots(region.as_id).changed(region)?;
+        let old = self.slots(region.as_id);
+        let old_frames = old.by_id(region.slot).map_or(0..0, |slot| slot.region.frames());
+        let (slots, change) = old.changed(region)?;
         if change == MemslotChange::None {
             return Ok(());
         }
@@ -96,10 +104,35 @@ impl Mmu {
         *self.space(region.as_id).write() = Arc::new(slots);
         let limit = self.limit();
         let mut shadow = self.shadow.lock();
-        shadow.zap_all(&self.arena);
+        match change {
+            // What was said to be no memory may have become some.
+            MemslotChange::Create => shadow.zap_mmio(&self.arena),
+            MemslotChange::Flags => {
+                if region.flags.contains(MemRegionFlags::LOG_DIRTY) {
+                    shadow.write_protect_range(&self.arena, region.as_id, region.frames());
+                }
+            }
+            // KVM_X86_QUIRK_SLOT_ZAP_ALL: everything, or what the slot held.
+            MemslotChange::Delete | MemslotChange::Move => {
+                if self.zap_all_quirk.load(Relaxed) {
+                    shadow.zap_all(&self.arena);
+                } else {
+                    shadow.zap_range(&self.arena, region.as_id, old_frames.clone());
+                    shadow.zap_mmio(&self.arena);
+                }
+            }
+            MemslotChange::None => {}
+        }
         shadow.limit = limit;
+        drop(shadow);
         self.peers.request_all(Requests::MEMSLOTS | Requests::TLB_FLUSH);
         Ok(())
+    }
+
+    /// Whether a slot's deletion or move tears down every shadow page (KVM_X86_QUIRK_SLOT_ZAP_ALL: it does by default), or
+    /// only what has to do with the slot.
+    pub fn set_zap_all_quirk(&self, on: bool) {
+        self.zap_all_quirk.store(on, Relaxed);
     }
 
     fn limit(&self) -> usize {
@@ -126,7 +159,21 @@ impl Mmu {
 
     /// What happened to the shadow pages so far.
     pub fn stats(&self) -> ShadowStats {
-        self.shadow.lock().stats
+        let (flushes, flush_requests) = self.peers.counts();
+        ShadowStats { flushes, flush_requests, ..self.shadow.lock().stats }
+    }
+
+    /// Who wants to see the counters whenever they are worth it. Once; a second one is dropped.
+    pub fn set_stats_sink(&self, sink: StatsSink) {
+        let _ = self.stats_sink.set(sink);
+        self.show_stats();
+    }
+
+    /// Shows the counters to whoever wants to see them.
+    pub fn show_stats(&self) {
+        if let Some(sink) = self.stats_sink.get() {
+            sink(&self.stats());
+        }
     }
 
     /// Takes write access from the sptes of the pages whose bits are set, so that the next write to each is seen.
@@ -249,6 +296,12 @@ impl Mmu {
         count
     }
 
+    /// Whether any slot has memory there.
+    pub fn has_hva(&self, range: Range<Hva>) -> bool {
+        let touched = |as_id| self.slots(as_id).touching_hva(range.start.0, range.end.0).next().is_some();
+        (0..ADDRESS_SPACES as u16).any(touched)
+    }
+
     /// The caller's mappings in `range` have changed: drops every translation of them, found through the reverse map.
     ///
     /// An spte holds an hva's frame number, not a host physical one, so that nothing was wrong with it; but what
@@ -257,17 +310,14 @@ impl Mmu {
         let mut shadow = self.shadow.lock();
         let mut touched = false;
         for as_id in 0..ADDRESS_SPACES as u16 {
-            for slot in self.slots(as_id).iter() {
+            for slot in self.slots(as_id).touching_hva(range.start.0, range.end.0) {
                 let begin = slot.region.hva.0;
                 let from = range.start.0.max(begin);
                 let to = range.end.0.min(begin + slot.region.size);
-                if from >= to {
-                    continue;
-                }
                 touched = true;
-                for page in (from - begin) >> PAGE_SHIFT..(to - begin).div_ceil(PAGE_SIZE) {
-                    shadow.zap_gfn(&self.arena, as_id, Gfn(slot.base_gfn().0 + page));
-                }
+                let base = slot.base_gfn().0;
+                let pages = (from - begin) >> PAGE_SHIFT..(to - begin).div_ceil(PAGE_SIZE);
+                shadow.zap_frames(&self.arena, as_id, base + pages.start..base + pages.end);
             }
         }
         if touched {

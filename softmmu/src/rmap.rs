@@ -3,6 +3,7 @@
 //! mmu.txt: "a reverse mapping whereby all ptes mapping a page can be reached given its gfn"; parent_pte and
 //! parent_ptes. Both are the same thing here, a [`PteList`], which allocates only from the second spte on.
 
+use core::ops::Range;
 use std::collections::HashMap;
 
 /// Where an spte is: a shadow page's arena frame, and the index in it.
@@ -89,6 +90,37 @@ impl Rmap {
         list.map_or(&[], PteList::as_slice)
     }
 
+    /// The sptes of a range of frames.
+    pub fn within(&self, as_id: u16, frames: Range<u64>) -> Vec<SpteRef> {
+        let mut found = Vec::new();
+        if frames.is_empty() {
+            return found;
+        }
+        let mut take = |chunk: u64, lists: &[PteList]| {
+            let first = chunk * CHUNK;
+            let (from, to) = (frames.start.max(first), frames.end.min(first + CHUNK));
+            for list in lists.get((from - first) as usize..(to - first) as usize).unwrap_or_default() {
+                found.extend_from_slice(list.as_slice());
+            }
+        };
+        let chunks = frames.start / CHUNK..=(frames.end - 1) / CHUNK;
+        // The fewer of the two: the chunks of the range, or those that exist.
+        if chunks.end() - chunks.start() > self.chunks.len() as u64 {
+            for (&(space, chunk), lists) in &self.chunks {
+                if space == as_id && chunks.contains(&chunk) {
+                    take(chunk, lists);
+                }
+            }
+        } else {
+            for chunk in chunks {
+                if let Some(lists) = self.chunks.get(&(as_id, chunk)) {
+                    take(chunk, lists);
+                }
+            }
+        }
+        found
+    }
+
     /// Adds an spte.
     pub fn add(&mut self, as_id: u16, gfn: u64, pte: SpteRef) {
         let chunk = self
@@ -152,5 +184,18 @@ mod tests {
         assert_eq!(rmap.get(0, 1001), []);
         assert!(rmap.remove(0, 1000, pte) && !rmap.remove(0, 1000, pte));
         assert_eq!(rmap.get(1, 1000), [pte]);
+        rmap.add(0, 70_000, pte);
+        for (frames, expected) in [
+            (0..1000, 0),
+            (1000..1001, 1),
+            (0..u64::MAX, 2),
+            (1001..70_000, 0),
+            (70_000..70_001, 1),
+            (5..5, 0),
+        ] {
+            rmap.add(0, 1000, pte);
+            assert_eq!(rmap.within(0, frames.clone()).len(), expected, "{frames:?}");
+            rmap.remove(0, 1000, pte);
+        }
     }
 }

@@ -167,6 +167,10 @@ pub(crate) struct Shadow {
     active: VecDeque<(u32, u64)>,
     armed: HashMap<(u16, Gfn), Armed>,
     pub rmap: Rmap,
+    /// Where MMIO sptes were set; some may have gone since.
+    pub mmio_sptes: Vec<SpteRef>,
+    /// From so many on, the list is looked through for those that have gone.
+    mmio_limit: usize,
     pub stats: ShadowStats,
     pub limit: usize,
     next_serial: u64,
@@ -184,6 +188,8 @@ impl Shadow {
             active: VecDeque::new(),
             armed: HashMap::new(),
             rmap: Rmap::default(),
+            mmio_sptes: Vec::new(),
+            mmio_limit: MMIO_SPTES,
             stats: ShadowStats::default(),
             limit: MIN_PAGES,
             next_serial: 1,
@@ -415,6 +421,18 @@ impl Shadow {
         let as_id = page.role.as_id();
         if spte.is_present() {
             self.rmap.add(as_id, gfn.0, at);
+            self.stats.pages_4k += 1;
+            self.stats.rmap_peak = self.stats.rmap_peak.max(self.rmap.get(as_id, gfn.0).len() as u64);
+        } else {
+            self.stats.mmio_sptes += 1;
+            if self.mmio_sptes.len() >= self.mmio_limit {
+                let of = |at: &SpteRef| arena.read(u64::from(at.frame), usize::from(at.index));
+                self.mmio_sptes.retain(|at| of(at).is_mmio());
+                self.mmio_sptes.sort_unstable_by_key(|at| (at.frame, at.index));
+                self.mmio_sptes.dedup();
+                self.mmio_limit = MMIO_SPTES.max(2 * self.mmio_sptes.len());
+            }
+            self.mmio_sptes.push(at);
         }
         self.stats.mapped += 1;
         arena.write(at, spte);
@@ -451,10 +469,14 @@ impl Shadow {
             }
         } else if let Some(gfn) = self.gfn_of(at) {
             let removed = self.rmap.remove(as_id, gfn, at);
+            self.stats.pages_4k -= 1;
             debug_assert!(removed, "a leaf spte without its reverse mapping");
         }
     }
 }
+
+/// The list of MMIO sptes is not looked through before it has so many.
+const MMIO_SPTES: usize = 4096;
 
 /// KVM's least number of shadow pages.
 pub(crate) const MIN_PAGES: usize = 64;

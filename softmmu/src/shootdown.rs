@@ -9,7 +9,7 @@
 use crate::dirty_ring::DirtyRing;
 use crate::safepoint::{Mode, Requests, VcpuGate};
 use parking_lot::{Mutex, RwLock};
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 
 /// A store hit decoded code: `granules` of the host frame (hva >> 12), 64 bytes each, have changed.
@@ -74,6 +74,8 @@ pub(crate) struct Peers {
     list: RwLock<Vec<Arc<Peer>>>,
     /// The last epoch given out. Held while its messages are delivered, so that epochs arrive in order.
     epoch: Mutex<u64>,
+    /// Requests to flush that went to all.
+    flushes: AtomicU64,
 }
 
 impl Peers {
@@ -107,6 +109,12 @@ impl Peers {
 
     pub fn remove(&self, peer: &Arc<Peer>) {
         self.list.write().retain(|p| !Arc::ptr_eq(p, peer));
+    }
+
+    /// How often all vCPUs were asked to flush, and to drop anything from their TLBs.
+    pub fn counts(&self) -> (u64, u64) {
+        let flushes = self.flushes.load(Relaxed);
+        (flushes, flushes + *self.epoch.lock())
     }
 
     /// Asks every vCPU but `me` to drop its write tags of a host frame.
@@ -153,6 +161,9 @@ impl Peers {
 
     /// Sends requests to every vCPU.
     pub fn request_all(&self, requests: Requests) {
+        if requests.contains(Requests::TLB_FLUSH) {
+            self.flushes.fetch_add(1, Relaxed);
+        }
         for peer in self.list.read().iter() {
             peer.gate.request(requests);
         }

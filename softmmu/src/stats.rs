@@ -1,5 +1,8 @@
 //! Counters, for people and for tests.
 
+/// Who wants to see the counters of a VM's shadow pages.
+pub type StatsSink = Box<dyn Fn(&ShadowStats) + Send + Sync>;
+
 macro_rules! stats {
     ($(#[$type_doc:meta])* $type:ident { $($(#[$doc:meta])* $name:ident),* $(,)? }) => {
         $(#[$type_doc])*
@@ -32,6 +35,16 @@ stats! {
         flooded,
         /// Leaf sptes set.
         mapped,
+        /// Leaf sptes that map memory now.
+        pages_4k,
+        /// The most sptes that one frame ever had.
+        rmap_peak,
+        /// MMIO sptes set.
+        mmio_sptes,
+        /// Times that all vCPUs were asked to flush their TLBs.
+        flushes,
+        /// Of that, and of smaller requests to drop something from their TLBs.
+        flush_requests,
         /// Writes to gptes whose sptes were dropped.
         gpte_writes,
         /// Times that a frame was write-protected for a shadow page.
@@ -54,5 +67,13 @@ stats! {
         page_faults,
         /// Stores that somebody tracked.
         tracked_writes,
+        /// Translations entered into the shadow tables, or found to be no memory.
+        mapped,
+        /// Accesses to what is no memory.
+        mmio,
+        /// Flushes of the TLB, or of a PCID's part.
+        flushes,
+        /// INVLPG and its like.
+        invlpgs,
     }
 }

@@ -185,11 +185,13 @@ impl VcpuMmu {
             self.reload_slots();
         }
         if requests.contains(Requests::TLB_FLUSH) {
+            self.stats.flushes += 1;
             self.tlb.flush_all();
         }
         if requests.contains(Requests::MMU) {
             let (frames, flush, epoch) = self.peer.take_frames();
             if flush {
+                self.stats.flushes += 1;
                 self.tlb.flush_all();
             }
             for frame in frames {

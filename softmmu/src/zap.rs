@@ -6,7 +6,7 @@
 
 use crate::rmap::SpteRef;
 use crate::shadow_page::{SPT_ENTRIES, Shadow, SptArena};
-use x86_arch::Gfn;
+use core::ops::Range;
 
 impl Shadow {
     /// Tears one page down. If a root points at it, it stays, empty and invalid, until [`unpin`](Self::unpin).
@@ -45,12 +45,49 @@ impl Shadow {
         }
         self.disarm_all();
         self.rmap.clear();
+        self.mmio_sptes.clear();
     }
 
-    /// Drops every leaf spte of a frame: the host's mapping of it has changed.
-    pub fn zap_gfn(&mut self, arena: &SptArena, as_id: u16, gfn: Gfn) {
-        for at in self.rmap.get(as_id, gfn.0).to_vec() {
+    /// Drops every leaf spte of these frames: the host's mapping of them has changed.
+    pub fn zap_frames(&mut self, arena: &SptArena, as_id: u16, frames: Range<u64>) {
+        for at in self.rmap.within(as_id, frames) {
             self.drop_spte(arena, at);
+        }
+    }
+
+    /// These frames are no memory any more: drops their leaf sptes, and the pages that shadow tables there or linear ranges over
+    /// them.
+    pub fn zap_range(&mut self, arena: &SptArena, as_id: u16, frames: Range<u64>) {
+        self.zap_frames(arena, as_id, frames.clone());
+        let tables: Vec<u32> = self
+            .frames()
+            .filter(|(_, page)| {
+                !page.role.invalid() && page.role.as_id() == as_id && frames.contains(&page.gfn.0)
+            })
+            .map(|(frame, _)| frame)
+            .collect();
+        for frame in tables {
+            self.zap_page(arena, frame);
+        }
+        self.disarm_all();
+    }
+
+    /// Drops what is said to be no memory.
+    pub fn zap_mmio(&mut self, arena: &SptArena) {
+        for at in core::mem::take(&mut self.mmio_sptes) {
+            if arena.read(u64::from(at.frame), usize::from(at.index)).is_mmio() {
+                self.drop_spte(arena, at);
+            }
+        }
+    }
+
+    /// Takes write access from every spte that maps one of these frames.
+    pub fn write_protect_range(&mut self, arena: &SptArena, as_id: u16, frames: Range<u64>) {
+        for at in self.rmap.within(as_id, frames) {
+            let spte = arena.read(u64::from(at.frame), usize::from(at.index));
+            if spte.is_writable() {
+                arena.write(at, spte.write_protected());
+            }
         }
     }
 
