@@ -229,9 +229,11 @@ pub enum Gate {
 }
 
 /// Instructions that a guest of KVM's has whatever CPUID says of their group: a hypervisor answers its hypercalls
-/// although it offers no nested virtualization (KVM hypercalls.txt).
+/// although it offers no nested virtualization (KVM hypercalls.txt), and MONITOR and MWAIT are NOPs
+/// unless user space wants it otherwise (KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS).
 fn always(code: Code) -> bool {
-    matches!(code, Code::Vmcall | Code::Vmmcall)
+    use Code::{Monitord, Monitorq, Monitorw, Mwait, Vmcall, Vmmcall};
+    matches!(code, Vmcall | Vmmcall | Monitorw | Monitord | Monitorq | Mwait)
 }
 
 /// What decides about the instructions of `feature`.

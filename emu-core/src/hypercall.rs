@@ -8,6 +8,7 @@ mod tests;
 
 use crate::exit::{Result, Stop};
 use crate::io::Request;
+use crate::quirks::Quirks;
 use crate::vcpu::Vcpu;
 use decoder::Vendor;
 use std::sync::atomic::Ordering;
@@ -48,7 +49,7 @@ impl Vcpu {
     pub(crate) fn hypercall_instruction(&mut self, vmcall: bool) -> Result {
         let native = if self.cpuid.vendor() == Vendor::Amd { VMMCALL } else { VMCALL };
         if vmcall != (native == VMCALL) {
-            if !self.vm.fix_hypercall.load(Ordering::Relaxed) {
+            if !self.vm.choices.has(Quirks::FIX_HYPERCALL_INSN) {
                 return Err(Exception::new(Vector::Ud).into());
             }
             let at = self.insn_start();

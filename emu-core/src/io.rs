@@ -23,6 +23,15 @@ pub enum Request {
         /// Items (over 1 only for INS).
         count: u32,
     },
+    /// A port write that user space is told of before it is done.
+    PioWrite {
+        /// The port.
+        port: u16,
+        /// Bytes.
+        size: u8,
+        /// The bytes, little-endian in `data[..size]`.
+        data: [u8; 4],
+    },
     /// A guest-physical read of 1 to 8 bytes.
     Mmio {
         /// Guest physical address.
@@ -149,6 +158,7 @@ impl Io {
         let Some(request) = self.request.take() else { return };
         let len = match request {
             Request::Pio { size, count, .. } => size as usize * count as usize,
+            Request::PioWrite { .. } => 0,
             Request::Mmio { len, .. } => len as usize,
             Request::Msr { .. }
             | Request::MsrWrite { .. }

@@ -11,6 +11,7 @@ use crate::irqchip::delivery::{Delivery, LapicBus, deliver};
 use crate::irqchip::lapic::{Accepted, Eoi, Lapic, LapicConfig, LapicEffect};
 use crate::irqchip::routing::Msi;
 use crate::irqchip::{IrqChip, LineStatus, Outcome, SourceId};
+use crate::quirks::Quirks;
 use crate::vcpu::{ATTENTION_EVENT, ATTENTION_IO, RIP, Vcpu};
 use crate::vm::{VcpuShared, Vm};
 use parking_lot::{Mutex, MutexGuard};
@@ -169,12 +170,26 @@ impl Vm {
     }
 }
 
+impl Vm {
+    /// User space has switched quirks off: what the local APICs have to know.
+    pub fn quirks_changed(&self) {
+        let lint0_reenabled = self.choices.has(Quirks::LINT0_REENABLED);
+        for v in self.vcpus.read().iter() {
+            if let Some(mut l) = v.irq.lapic() {
+                let config = LapicConfig { lint0_reenabled, ..*l.config() };
+                l.set_config(config);
+            }
+        }
+    }
+}
+
 impl Vcpu {
     /// Makes the local APIC, if the controllers are inside. At creation.
     pub(crate) fn create_lapic(&mut self, bootstrap: bool) {
         if self.vm.has_irqchip() {
             let config = LapicConfig {
                 bus_cycle_ns: self.vm.irq.bus_cycle_ns.load(Ordering::Relaxed),
+                lint0_reenabled: self.vm.choices.has(Quirks::LINT0_REENABLED),
                 ..LapicConfig::new(self.shared.id, bootstrap)
             };
             let _ = self.shared.irq.lapic.set(Mutex::new(Lapic::new(config)));
@@ -356,6 +371,10 @@ impl Vcpu {
             l.mmio_read(gpa.page_offset(), data, &now);
             return true;
         }
+        if self.in_lapic_hole(gpa) {
+            data.fill(0xff);
+            return true;
+        }
         self.vm
             .with_irqchip(|c| match c.ioapic_offset(gpa.0) {
                 Some(offset) => {
@@ -365,6 +384,19 @@ impl Vcpu {
                 None => false,
             })
             .unwrap_or(false)
+    }
+
+    /// Where the page of a local APIC lies that is disabled or in x2APIC mode, and nobody else is asked.
+    fn in_lapic_hole(&self, gpa: Gpa) -> bool {
+        self.vm.choices.has(Quirks::LAPIC_MMIO_HOLE)
+            && self.shared.irq.lapic().is_some_and(|l| {
+                l.mmio_base().is_none() && l.apic_base() & self.maxphyaddr_page_mask() == gpa.page_base().0
+            })
+    }
+
+    /// The bits of a page's address.
+    fn maxphyaddr_page_mask(&self) -> u64 {
+        (1u64 << self.cpuid.maxphyaddr().clamp(32, 52)) - x86_arch::PAGE_SIZE
     }
 
     /// A write that a device inside takes.
@@ -383,6 +415,9 @@ impl Vcpu {
         if let Some(effect) = effect {
             self.vapic_to_guest();
             self.apic_effect(effect);
+            return true;
+        }
+        if self.in_lapic_hole(gpa) {
             return true;
         }
         let vm = self.vm.clone();

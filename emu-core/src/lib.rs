@@ -39,6 +39,7 @@ pub mod native;
 #[cfg(test)]
 pub(crate) mod oracle;
 pub mod pv;
+pub mod quirks;
 #[cfg(test)]
 pub(crate) mod rig;
 pub mod run;

@@ -134,11 +134,15 @@ impl Processor {
             defect()
         });
         gate.leave();
+        self.vcpu.stats.runs += 1;
         match exit {
+            Exit::Interrupted => self.vcpu.stats.interrupted_exits += 1,
+            Exit::IrqWindowOpen => self.vcpu.stats.irq_window_exits += 1,
             Exit::Io { .. } => self.vcpu.stats.io_exits += 1,
             Exit::MmioRead { .. } | Exit::MmioWrite { .. } => self.vcpu.stats.mmio_exits += 1,
             _ => {}
         }
+        self.vcpu.show_stats(false);
         exit
     }
 
@@ -201,6 +205,8 @@ impl Processor {
 
     fn run_inside(&mut self) -> Exit {
         loop {
+            self.vcpu.stats.exits += 1;
+            self.vcpu.show_stats_sometimes();
             if let Some(exit) = self.between() {
                 return exit;
             }
@@ -279,6 +285,7 @@ impl Processor {
         // A safe point: whoever wants an exclusive section has waited for it.
         gate.park_if_stopped();
         let bits = gate.take_requests();
+        v.stats.requests += 1;
         v.mmu.apply_requests(bits);
         if bits.contains(Requests::CODE) {
             v.attend(ATTENTION_CODE);
@@ -316,7 +323,6 @@ impl Processor {
 
     /// INIT, SIPI and HLT: waits until the vCPU is runnable, or says why it returns.
     fn inactive(&mut self) -> Option<Exit> {
-        let mut counted = false;
         let mut skipped = false;
         let uninitialized = self.vcpu.events.activity == Activity::Uninitialized;
         let mut slept = false;
@@ -329,7 +335,6 @@ impl Processor {
             match v.events.activity {
                 Activity::Runnable => return None,
                 Activity::Halted | Activity::ResetHold => {
-                    v.stats.halts += !core::mem::replace(&mut counted, true) as u64;
                     if v.smi_deliverable() && v.events.exception.is_none() {
                         if slept {
                             v.steal_time_begins();
@@ -337,6 +342,7 @@ impl Processor {
                         return self.take_smi(true);
                     }
                     if v.wakes_from_halt() {
+                        v.stats.halt_wakeups += 1;
                         v.events.activity = Activity::Runnable;
                         v.pv.unhalted = false;
                         if slept {
@@ -344,7 +350,7 @@ impl Processor {
                         }
                         return None;
                     }
-                    if !v.vm.has_irqchip() {
+                    if !v.vm.has_irqchip() && !v.vm.choices.hlt_in_guest() {
                         // User space decides (KVM_EXIT_HLT); execution goes on behind the HLT.
                         v.events.activity = Activity::Runnable;
                         return Some(Exit::Hlt);
@@ -368,10 +374,12 @@ impl Processor {
                 let gate = v.shared.gate.clone();
                 let now = v.now_ns();
                 let wait = deadline.map(|d| std::time::Duration::from_nanos(d.saturating_sub(now)));
+                v.show_stats(true);
                 gate.block(match &self.interrupted {
                     Some(_) => Some(wait.map_or(HOOK_PERIOD, |w| w.min(HOOK_PERIOD))),
                     None => wait,
                 });
+                self.vcpu.waited(now);
             }
             if self.take_requests() || self.caller_wants_out() {
                 return Some(Exit::Interrupted);
@@ -694,6 +702,19 @@ impl Processor {
                     Some(Request::Pio { port, size, count }) => {
                         Exit::Io { direction: Direction::In, size, port, count, data: Vec::new() }
                     }
+                    Some(Request::PioWrite { port, size, data }) => Exit::Io {
+                        direction: Direction::Out,
+                        size,
+                        port,
+                        count: 1,
+                        data: data.iter().copied().take(size as usize).collect(),
+                    },
+                    Some(Request::Mmio { .. }) if self.fails_on_mmio() => {
+                        self.vcpu.io.request = None;
+                        self.vcpu.io.commit();
+                        self.restarting = false;
+                        self.internal(InternalError::Emulation)
+                    }
                     Some(Request::Mmio { gpa, len }) => Exit::MmioRead { gpa, len },
                     Some(Request::Msr { index, reason }) => Exit::MsrRead { index, reason },
                     Some(Request::MsrWrite { index, data, reason }) => Exit::MsrWrite { index, data, reason },
@@ -717,8 +738,27 @@ impl Processor {
                 Some(Exit::HostFault { hva: self.vcpu.host_fault })
             }
             Stop::Shutdown => Some(Exit::Shutdown),
+            // A user program's instruction must not end the VM, unless user space wants to hear of it (KVM api 7.27).
+            Stop::Internal(InternalError::Emulation)
+                if self.vcpu.cpl != 0 && !self.vcpu.vm.choices.exits_on_emulation_failure() =>
+            {
+                self.vcpu.io.commit();
+                self.restarting = false;
+                self.vcpu.raise(Exception::new(Vector::Ud));
+                None
+            }
             Stop::Internal(kind) => Some(self.internal(kind)),
         }
+    }
+
+    /// x87 loads from MMIO are what KVM's emulator is known not to do. Who asks for exits on its failures gets one.
+    fn fails_on_mmio(&mut self) -> bool {
+        if !self.vcpu.vm.choices.exits_on_emulation_failure() {
+            return false;
+        }
+        let mut code = [0u8; 15];
+        let n = self.vcpu.peek_code(&mut code);
+        crate::quirks::is_x87(&code[..n], self.vcpu.long64())
     }
 
     /// Runs `f` while every other vCPU stands at a safe point, and again for as long as the MMU wants
@@ -752,9 +792,19 @@ impl Processor {
 
     fn internal(&mut self, kind: InternalError) -> Exit {
         let v = &mut self.vcpu;
-        let mut detail = vec![v.rip()];
+        v.stats.internal_errors += 1;
         let mut bytes = [0u8; 15];
         let n = v.peek_code(&mut bytes);
+        if kind == InternalError::Emulation {
+            // KVM's emulation_failure: flags (bit 0: bytes follow), their number in a byte, the bytes.
+            let mut detail = [0u8; 24];
+            detail[0] = (n != 0) as u8;
+            detail[8] = n as u8;
+            detail[9..24].copy_from_slice(&bytes);
+            let detail = detail.as_chunks::<8>().0.iter().map(|w| u64::from_le_bytes(*w)).collect();
+            return Exit::InternalError { kind, detail };
+        }
+        let mut detail = vec![v.rip()];
         detail.push(n as u64);
         detail.extend(bytes.chunks(8).map(|c| {
             let mut b = [0; 8];

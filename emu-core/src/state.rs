@@ -41,8 +41,14 @@ impl Vcpu {
         let gate = vm.world().register();
         let shared = {
             let mut vcpus = vm.vcpus.write();
-            let shared =
-                Arc::new(VcpuShared { id, index: vcpus.len(), gate: gate.clone(), irq: Default::default() });
+            let shared = Arc::new(VcpuShared {
+                id,
+                index: vcpus.len(),
+                gate: gate.clone(),
+                irq: Default::default(),
+                stats_sink: Default::default(),
+                halt_waits: Default::default(),
+            });
             vcpus.push(shared.clone());
             shared
         };

@@ -2,10 +2,10 @@
 
 use crate::host::Host;
 use crate::irq::IrqState;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use softmmu::{Mmu, MmuConfig, VcpuGate, World};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::{Arc, OnceLock};
 
 /// Devices that the layer above keeps inside the VM: ioeventfd, coalesced zones, user-space filters.
 /// Asked after emu-core's own devices and before an exit.
@@ -38,6 +38,10 @@ pub struct VcpuShared {
     pub gate: Arc<VcpuGate>,
     /// Local APIC and messages to the processor.
     pub irq: crate::irq::VcpuIrq,
+    /// Who wants to see the counters.
+    pub stats_sink: OnceLock<crate::stats::StatsSink>,
+    /// How long halts lasted; only the vCPU's thread writes it.
+    pub halt_waits: Mutex<crate::stats::HaltWaits>,
 }
 
 /// One virtual machine of the software processor.
@@ -56,8 +60,6 @@ pub struct Vm {
     pub clock: crate::vm_clock::VmClock,
     /// Which refused MSR accesses user space decides (`msr::REASON_*`; KVM_CAP_X86_USER_SPACE_MSR).
     pub msr_exits: AtomicU32,
-    /// VMCALL on an AMD and VMMCALL on an Intel are mended (KVM_X86_QUIRK_FIX_HYPERCALL_INSN).
-    pub fix_hypercall: AtomicBool,
     /// The hypercalls that user space performs (KVM_CAP_EXIT_HYPERCALL), of [`crate::hypercall::EXITS`].
     pub hypercall_exits: AtomicU64,
     /// User space's MSR filter.
@@ -66,6 +68,8 @@ pub struct Vm {
     pub platform_info_readable: AtomicBool,
     /// User space's wishes for a Xen guest.
     pub xen: RwLock<Option<Arc<crate::xen::XenHvm>>>,
+    /// What user space has asked of this VM's processors ([`crate::quirks`]).
+    pub choices: crate::quirks::Choices,
     /// A defect of ours was met: nothing runs any more.
     pub dead: AtomicBool,
 }
@@ -84,11 +88,11 @@ impl Vm {
             irq: IrqState::default(),
             clock,
             msr_exits: AtomicU32::new(0),
-            fix_hypercall: AtomicBool::new(true),
             hypercall_exits: AtomicU64::new(0),
             msr_filter: RwLock::new(None),
             platform_info_readable: AtomicBool::new(true),
             xen: RwLock::new(None),
+            choices: crate::quirks::Choices::default(),
             dead: AtomicBool::new(false),
         })
     }

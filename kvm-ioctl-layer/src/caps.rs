@@ -1,6 +1,9 @@
 //! KVM_CHECK_EXTENSION of the software backend. What is answered works; what does not work is answered 0.
 
+use crate::soft::choices;
 use kvm_api::uapi::*;
+
+pub mod withheld;
 
 /// vCPUs that are recommended and possible (KVM_CAP_NR_VCPUS, KVM_CAP_MAX_VCPUS).
 pub const MAX_VCPUS: usize = 1024;
@@ -87,6 +90,15 @@ caps! {
     KVM_CAP_TSC_DEADLINE_TIMER 1;
     KVM_CAP_READONLY_MEM 1;
     KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 (KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET) as i32;
+    KVM_CAP_BINARY_STATS_FD 1;
+    KVM_CAP_DISABLE_QUIRKS 1;
+    KVM_CAP_DISABLE_QUIRKS2 choices::QUIRKS as i32;
+    KVM_CAP_X86_DISABLE_EXITS choices::DISABLE_EXITS as i32;
+    KVM_CAP_EXIT_ON_EMULATION_FAILURE 1;
+    KVM_CAP_HALT_POLL 1;
+    KVM_CAP_PRE_FAULT_MEMORY 1;
+    KVM_CAP_MEMORY_FAULT_INFO 1;
+    KVM_CAP_X86_GUEST_MODE 1;
     KVM_CAP_DIRTY_LOG_RING kvm_api::backend::DIRTY_RING_MAX as i32;
     KVM_CAP_DIRTY_LOG_RING_ACQ_REL kvm_api::backend::DIRTY_RING_MAX as i32;
     KVM_CAP_IOAPIC_POLARITY_IGNORED 1;
@@ -116,6 +128,28 @@ caps! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What KVM on x86 (Linux 6.12) can answer with more than 0, by the capabilities' numbers.
+    const X86: &[u32] = &[
+        0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 21, 22, 23, 24, 25, 26, 29, 30, 31, 32,
+        33, 34, 35, 36, 37, 38, 39, 40, 41, 44, 45, 46, 47, 49, 50, 51, 54, 55, 56, 59, 60, 61, 66, 70, 72,
+        74, 75, 76, 77, 81, 82, 95, 96, 97, 98, 100, 105, 116, 117, 118, 121, 122, 123, 127, 128, 129, 136,
+        143, 148, 149, 153, 154, 155, 157, 159, 161, 162, 163, 164, 167, 168, 173, 175, 182, 183, 184, 185,
+        188, 189, 191, 192, 193, 195, 196, 197, 199, 200, 203, 204, 206, 208, 209, 212, 213, 214, 218, 219,
+        220, 223, 225, 226, 231, 232, 233, 234, 235, 236, 238,
+    ];
+
+    #[test]
+    fn each_of_x86_is_offered_or_withheld_with_a_reason() {
+        for cap in X86 {
+            let offered = answer(*cap) > 0;
+            let why = withheld::WITHHELD.iter().find(|w| w.1 == *cap);
+            assert!(offered || why.is_some_and(|w| !w.2.is_empty()), "capability {cap}");
+        }
+        for (name, cap, _) in withheld::WITHHELD {
+            assert_eq!(answer(*cap), 0, "{name} is offered: it has no reason to be withheld");
+        }
+    }
 
     #[test]
     fn each_once_and_with_an_answer() {

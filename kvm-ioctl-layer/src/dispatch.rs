@@ -40,6 +40,8 @@ pub enum Answer {
     Vm(VmFd),
     /// A new vCPU, which wants a descriptor.
     Vcpu(VcpuFd),
+    /// A file, whose descriptor is the answer.
+    File(std::fs::File),
 }
 
 /// One call on its way.

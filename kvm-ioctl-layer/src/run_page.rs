@@ -1,5 +1,5 @@
-//! The pages that a vCPU shares with its caller: `struct kvm_run`, the data of port accesses, the coalesced-MMIO ring, the
-//! dirty ring.
+//! The pages that a VM and its vCPUs share with the caller: `struct kvm_run`, the data of port accesses, the coalesced-MMIO
+//! ring, the dirty ring, statistics.
 //!
 //! `unsafe` is needed because the memory is shared with code that we do not control: another thread, a signal
 //! handler, or (through the memfd) another mapping. Inside KVM_RUN every access is volatile and each field is read
@@ -13,10 +13,12 @@ use kvm_api::backend::{
     COALESCED_PAGE_OFFSET, DIRTY_RING_OFFSET, DirtyRing, PIO_PAGE_OFFSET, RUN_MMAP_SIZE, RunPage,
 };
 use kvm_api::errno::{Errno, Result};
+use kvm_api::stats::{Stat, StatsBlock};
 use kvm_api::uapi::*;
 use kvm_ioctls::{HypercallExit, MsrExitReason, ReadMsrExit, VcpuExit, WriteMsrExit};
 use memmap2::{MmapOptions, MmapRaw};
 use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -32,9 +34,7 @@ fn sealed_memfd(name: &core::ffi::CStr, size: usize) -> Result<File> {
     let file = unsafe { File::from_raw_fd(fd) };
     file.set_len(size as u64)?;
     // SAFETY: the fd is ours; F_ADD_SEALS takes an integer. Its size can then never shrink under the mapping.
-    unsafe {
-        libc::fcntl(fd, libc::F_ADD_SEALS, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL)
-    };
+    unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW) };
     Ok(file)
 }
 
@@ -72,6 +72,53 @@ impl RunPage for RingMapping {
 
     fn size(&self) -> usize {
         RING_SIZE
+    }
+}
+
+/// A statistics file (KVM_GET_STATS_FD): its data block is shown here while others read the file.
+#[derive(Debug)]
+pub struct StatsFile {
+    map: MmapRaw,
+    file: File,
+    data: usize,
+}
+
+impl StatsFile {
+    /// The file of these statistics. `name` is what /proc says of it.
+    pub fn new(name: &str, stats: &[Stat], id: &str) -> Result<StatsFile> {
+        let head = kvm_api::stats::head(stats, id);
+        let size = head.len() + 8 * kvm_api::stats::values(stats);
+        let name = std::ffi::CString::new(name).map_err(|_| Errno::EINVAL)?;
+        let mut file = sealed_memfd(&name, size)?;
+        file.write_all(&head)?;
+        let map = MmapOptions::new().len(size).map_raw(&file)?;
+        // Nobody writes it but by this mapping, whichever way they get hold of the file.
+        // SAFETY: the fd is ours; F_ADD_SEALS takes an integer.
+        unsafe {
+            libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SEAL)
+        };
+        Ok(StatsFile { map, data: head.len(), file })
+    }
+
+    /// A new descriptor of the file, to be read, from its beginning.
+    pub fn open(&self) -> Result<File> {
+        match File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd())) {
+            Ok(file) => Ok(file),
+            // No /proc: the same open file for all.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => Err(e.into()),
+            Err(_) => Ok(self.file.try_clone()?),
+        }
+    }
+}
+
+impl StatsBlock for StatsFile {
+    fn store(&self, at: usize, value: u64) {
+        let offset = at.saturating_mul(8).saturating_add(self.data);
+        if offset.saturating_add(8) <= self.map.len() {
+            // SAFETY: inside the mapping, which lives as long as `self`; the block begins at a multiple of 8.
+            let word = unsafe { &*self.map.as_mut_ptr().add(offset).cast::<AtomicU64>() };
+            word.store(value, Ordering::Relaxed);
+        }
     }
 }
 

@@ -245,6 +245,19 @@ fn set_xsave(vcpu: &VcpuFd, c: &Call<'_>) -> Result<Answer> {
     Ok(Answer::Value(0))
 }
 
+fn pre_fault(vcpu: &VcpuFd, c: &Call<'_>) -> Result<Answer> {
+    // struct kvm_pre_fault_memory: gpa, size, flags, padding.
+    let mut args = c.list::<u64>(0, 8)?;
+    if args[2] != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let done = vcpu.pre_fault_memory(args[0], args[1]).map_err(errno)?;
+    args[0] = args[0].wrapping_add(done);
+    args[1] = args[1].wrapping_sub(done);
+    c.store_list(0, &args)?;
+    Ok(Answer::Value(0))
+}
+
 fn signal_mask(vcpu: &VcpuFd, c: &Call<'_>) -> Result<Answer> {
     if c.arg == 0 {
         vcpu.set_signal_mask(None);
@@ -348,9 +361,9 @@ pub static TABLE: &[Row] = &[
     row!(KVM_MEMORY_ENCRYPT_OP Vm 0, "api.rst", NO, "no memory encryption"),
     row!(KVM_MEMORY_ENCRYPT_OP Vcpu 0, "api.rst", NO, "no memory encryption"),
     row!(KVM_SET_MEMORY_ATTRIBUTES Vm KVM_CAP_MEMORY_ATTRIBUTES, "api.rst", NO, "no private memory"),
-    row!(KVM_CREATE_GUEST_MEMFD Vm KVM_CAP_GUEST_MEMFD, "api.rst", NO, "no private memory"),
-    row!(KVM_CREATE_DEVICE Vm 0, "api.rst", Handler::Vm(create_device), "KVM_DEV_TYPE_VFIO is known to KVM_CREATE_DEVICE_TEST; KVM_CAP_DEVICE_CTRL is 0"),
-    row!(KVM_GET_STATS_FD Vm KVM_CAP_BINARY_STATS_FD, "api.rst", Handler::Later, ""),
+    row!(KVM_CREATE_GUEST_MEMFD Vm KVM_CAP_GUEST_MEMFD, "api.rst", Handler::Errno(Errno::EINVAL), "no private memory"),
+    row!(KVM_CREATE_DEVICE Vm KVM_CAP_DEVICE_CTRL, "api.rst", Handler::Errno(Errno::ENODEV), "no device types"),
+    row!(KVM_GET_STATS_FD Vm KVM_CAP_BINARY_STATS_FD, "api.rst", Handler::Vm(|o, _| o.get_stats_fd().map(Answer::File).map_err(errno)), ""),
     row!(KVM_HAS_DEVICE_ATTR Vm KVM_CAP_VM_ATTRIBUTES, "api.rst", NO, "x86 has no attributes of a VM"),
     row!(KVM_SET_DEVICE_ATTR Vm KVM_CAP_VM_ATTRIBUTES, "api.rst", NO, "x86 has no attributes of a VM"),
     row!(KVM_RUN Vcpu 0, "4.9", Handler::Run, "any thread may call it, as today; 2010's text asks for the creator's"),
@@ -400,6 +413,8 @@ pub static TABLE: &[Row] = &[
     row!(KVM_HAS_DEVICE_ATTR Vcpu KVM_CAP_VCPU_ATTRIBUTES, "api.rst", Handler::Vcpu(|_, c| vcpu_attribute(&c.input()?).map(|()| Answer::Value(0))), ""),
     row!(KVM_GET_DEVICE_ATTR Vcpu KVM_CAP_VCPU_ATTRIBUTES, "api.rst", Handler::Vcpu(|o, c| { let a: kvm_device_attr = c.input()?; vcpu_attribute(&a)?; c.store(a.addr, &o.with_backend(|v| v.tsc_offset())?) }), "KVM_VCPU_TSC_OFFSET"),
     row!(KVM_SET_DEVICE_ATTR Vcpu KVM_CAP_VCPU_ATTRIBUTES, "api.rst", Handler::Vcpu(|o, c| { let a: kvm_device_attr = c.input()?; vcpu_attribute(&a)?; let offset = c.input_at(a.addr)?; o.with_backend(|v| v.set_tsc_offset(offset))?; Ok(Answer::Value(0)) }), "KVM_VCPU_TSC_OFFSET"),
+    row!(KVM_GET_STATS_FD Vcpu KVM_CAP_BINARY_STATS_FD, "api.rst", Handler::Vcpu(|o, _| o.get_stats_fd().map(Answer::File).map_err(errno)), ""),
+    row!(KVM_PRE_FAULT_MEMORY Vcpu KVM_CAP_PRE_FAULT_MEMORY, "api.rst", Handler::Vcpu(pre_fault), "brings the caller's memory in; nothing is entered into shadow tables"),
     row!(KVM_GET_NESTED_STATE Vcpu 0, "api.rst", Handler::Vcpu(get_nested_state), "always the empty state: KVM_CAP_NESTED_STATE is 0"),
     row!(KVM_SET_NESTED_STATE Vcpu 0, "api.rst", Handler::Vcpu(|o, c| { let s = c.input()?; o.with_backend(|v| v.set_nested_state(&s))?; Ok(Answer::Value(0)) }), "the empty state only"),
 ];

@@ -12,7 +12,7 @@ use crate::mmu::Mmu;
 use crate::shootdown::Peer;
 use crate::walk::{EntryUpdate, TableMemory};
 use std::sync::Arc;
-use x86_arch::{Gpa, PAGE_SIZE};
+use x86_arch::{Gpa, Hva, PAGE_SIZE};
 
 /// Why an access by gpa failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -135,6 +135,13 @@ impl GuestMemory {
             self.written(slot, gpa, ptr, T::SIZE);
         }
         Ok(result)
+    }
+
+    /// Which byte of the guest's lies at an address of the caller's; the first, if there are several.
+    pub fn gpa_of(&self, hva: Hva) -> Option<Gpa> {
+        let slots = self.mmu.lock_slots(self.as_id);
+        let slot = slots.touching_hva(hva.0, hva.0.checked_add(1)?).next()?;
+        Some(slot.region.gpa.wrapping_add(hva.0 - slot.region.hva.0))
     }
 
     /// Where a byte is, for reading at once.

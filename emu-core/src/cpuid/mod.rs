@@ -11,6 +11,7 @@ mod tests;
 #[cfg(test)]
 mod two_way;
 
+use crate::quirks::Quirks;
 use crate::vcpu::Vcpu;
 use decoder::{CpuidSet, Vendor};
 use x86_arch::control::{Cr4, Xcr0};
@@ -106,6 +107,10 @@ impl Vcpu {
         match (leaf, subleaf) {
             (1, _) => {
                 bit(&mut r.ecx, cpuid::OSXSAVE, self.cr4.contains(Cr4::OSXSAVE));
+                if !self.vm.choices.has(Quirks::MISC_ENABLE_NO_MWAIT) {
+                    // SDM vol. 4: ENABLE MONITOR FSM.
+                    bit(&mut r.ecx, cpuid::MONITOR, self.msr.misc_enable >> 18 & 1 != 0);
+                }
                 if !self.apic_enabled() {
                     bit(&mut r.edx, cpuid::APIC, false);
                 }

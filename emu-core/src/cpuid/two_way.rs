@@ -81,6 +81,7 @@ const ALWAYS_ON: &[(&[Mnemonic], &str)] = &[
     (&[Mnemonic::Endbr32, Mnemonic::Endbr64, Mnemonic::Rdsspd, Mnemonic::Rdsspq], "NOPs without CET"),
     (&[Mnemonic::Tzcnt, Mnemonic::Lzcnt, Mnemonic::Wbnoinvd], "the prefix is ignored: BSF, BSR, WBINVD"),
     (&[Mnemonic::Vmcall, Mnemonic::Vmmcall], "the hypervisor answers hypercalls"),
+    (&[Mnemonic::Monitor, Mnemonic::Mwait], "KVM's NOPs without it"),
 ];
 
 fn always_on(code: Code) -> bool {

@@ -103,7 +103,7 @@ fn the_other_vendors_instruction() {
         assert_eq!((r.get(Gpr::Rax), bytes(&r)), (1, other));
         // The quirk is off.
         let mut r = fresh();
-        r.vm.fix_hypercall.store(false, Ordering::Relaxed);
+        r.vm.choices.disable(crate::quirks::Quirks::FIX_HYPERCALL_INSN);
         r.write(CODE, &other);
         assert_eq!(r.step(&other), Err(Stop::Exception(Exception::UD)));
         assert_eq!((r.get(Gpr::Rax), bytes(&r)), (1, other));

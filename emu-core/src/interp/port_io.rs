@@ -7,6 +7,7 @@ use super::Handler;
 use super::operand::Int;
 use crate::exit::{Result, Stop};
 use crate::io::{PIO_PAGE, Request, Write};
+use crate::quirks::Quirks;
 use crate::vcpu::{ATTENTION_IO, Vcpu, WATCH_BREAKPOINT};
 use decoder::{Insn, Vendor};
 use iced_x86::Mnemonic;
@@ -95,13 +96,26 @@ fn input<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
     Ok(())
 }
 
+/// The port of KVM_X86_QUIRK_OUT_7E_INC_RIP.
+const QUIRKY_PORT: u16 = 0x7e;
+
 fn output<T: Int>(c: &mut Vcpu, i: &Insn) -> Result {
     let port = port(c, i, 0);
     let size = T::BYTES as u8;
     c.check_io_permission(port, size)?;
     let data = c.reg::<T>(RAX).to_u64().to_le_bytes();
     let data = &data[..T::BYTES as usize];
-    if !c.port_taken(port, data) {
+    let early = port == QUIRKY_PORT && !c.vm.choices.has(Quirks::OUT_7E_INC_RIP);
+    if early {
+        let mut bytes = [0; 4];
+        bytes[..data.len()].copy_from_slice(data);
+        let request = Request::PioWrite { port, size, data: bytes };
+        if c.io.replay(&request).is_none() && !c.port_taken(port, data) {
+            // Told with RIP at the OUT.
+            c.io.request = Some(request);
+            return Err(Stop::Need);
+        }
+    } else if !c.port_taken(port, data) {
         c.io.writes.push_back(Write::Pio { port, size, count: 1, data: data.to_vec() });
         c.attend(ATTENTION_IO);
     }

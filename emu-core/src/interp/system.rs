@@ -12,6 +12,7 @@ use super::segment::check_umip;
 use super::{Handler, by_size};
 use crate::event::Activity;
 use crate::exit::Result;
+use crate::quirks::Quirks;
 use crate::vcpu::{ATTENTION_ACTIVITY, ATTENTION_EVENT, Vcpu};
 use decoder::{CpuMode, Insn};
 use iced_x86::{Code, Mnemonic};
@@ -256,9 +257,14 @@ fn hlt(c: &mut Vcpu, _: &Insn) -> Result {
     Ok(())
 }
 
+/// Whether MONITOR and MWAIT exist: always, unless user space wants CPUID to decide.
+fn has_monitor(c: &Vcpu) -> bool {
+    c.vm.choices.has(Quirks::MWAIT_NEVER_UD_FAULTS) || c.cpuid_result(1, 0).ecx >> cpuid::MONITOR.bit & 1 != 0
+}
+
 /// MONITOR reads a byte as a load does; nothing is armed, as in KVM, whose guests see MWAIT as a NOP.
 fn monitor(c: &mut Vcpu, i: &Insn) -> Result {
-    if c.cpl > 0 {
+    if c.cpl > 0 || !has_monitor(c) {
         return c.ud();
     }
     if c.reg::<u32>(RCX) != 0 {
@@ -270,7 +276,7 @@ fn monitor(c: &mut Vcpu, i: &Insn) -> Result {
 }
 
 fn mwait(c: &mut Vcpu, _: &Insn) -> Result {
-    if c.cpl > 0 {
+    if c.cpl > 0 || !has_monitor(c) {
         return c.ud();
     }
     if c.reg::<u32>(RCX) & !1 != 0 { c.gp0() } else { Ok(()) }
@@ -414,6 +420,7 @@ fn mov_from_dr(c: &mut Vcpu, i: &Insn) -> Result {
 // ---- hypercalls and the rest -----------------------------------------------------------------
 
 fn hypercall(c: &mut Vcpu, i: &Insn) -> Result {
+    c.stats.hypercalls += 1;
     c.hypercall_instruction(i.code == Code::Vmcall)
 }
 

@@ -502,7 +502,11 @@ pub static ROWS: &[Row] = &[
         set!(misc_enable, |c, v, host| {
             // EMON, BTS and PEBS unavailability are facts.
             const FIXED: u64 = 1 << 7 | 1 << 11 | 1 << 12;
-            (host || (v ^ c.msr.misc_enable) & FIXED == 0).then_some(v)
+            // Bit 18 is CPUID's MONITOR then, which needs SSE3 beside it.
+            let mwait = (v ^ c.msr.misc_enable) >> 18 & 1 != 0
+                && !c.vm.choices.has(crate::quirks::Quirks::MISC_ENABLE_NO_MWAIT);
+            let possible = !mwait || c.cpuid.has(x86_arch::cpuid::SSE3);
+            (possible && (host || (v ^ c.msr.misc_enable) & FIXED == 0)).then_some(v)
         })
     ),
     row!(

@@ -6,6 +6,7 @@
 //! argument sizes. Those are the front end's.
 
 use crate::errno::{Errno, Result};
+use crate::stats::StatsBlock;
 use crate::uapi::*;
 use std::sync::Arc;
 
@@ -200,6 +201,10 @@ pub trait Vm: Send + Sync + Inspect {
     fn check_clear_dirty_log(&self, slot: u32, first_page: u64, pages: u64) -> Result;
     /// KVM_CLEAR_DIRTY_LOG: clears the bits of a part of the log that begins at `first_page`, a multiple of 64.
     fn clear_dirty_log(&self, slot: u32, first_page: u64, bits: &[u64]) -> Result;
+    /// KVM_GET_STATS_FD: where the VM's counters ([`VM_STATS`](crate::stats::VM_STATS)) shall be shown from now on. Once.
+    fn show_stats(&self, _block: Arc<dyn StatsBlock>) -> Result {
+        Err(Errno::ENOTTY)
+    }
     /// Bytes of each vCPU's dirty ring (KVM_CAP_DIRTY_LOG_RING); 0: there is none.
     fn dirty_ring_bytes(&self) -> usize {
         0
@@ -271,6 +276,14 @@ pub trait Vm: Send + Sync + Inspect {
 pub trait Vcpu: Send + Inspect {
     /// What wakes it from another thread or a signal handler.
     fn kicker(&self) -> Arc<dyn Kick>;
+    /// KVM_GET_STATS_FD: where the vCPU's counters ([`VCPU_STATS`](crate::stats::VCPU_STATS)) shall be shown from now on. Once.
+    fn show_stats(&mut self, _block: Arc<dyn StatsBlock>) -> Result {
+        Err(Errno::ENOTTY)
+    }
+    /// KVM_PRE_FAULT_MEMORY: brings in pages of guest memory from `gpa` on; how many bytes were done.
+    fn pre_fault_memory(&mut self, _gpa: u64, _size: u64) -> Result<u64> {
+        Err(Errno::EOPNOTSUPP)
+    }
     /// The front end's dirty ring for it, before it runs.
     fn set_dirty_ring(&mut self, _ring: Arc<dyn DirtyRing>) {}
     /// KVM_RUN (4.9). `Ok`: the page has the exit. EINTR and EFAULT leave state and page consistent.

@@ -18,6 +18,7 @@ pub mod cap;
 pub mod errno;
 pub mod nr;
 pub mod state;
+pub mod stats;
 pub mod uapi;
 
 pub use errno::{Errno, Result};

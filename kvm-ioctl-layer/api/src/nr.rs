@@ -84,6 +84,7 @@ numbers! {
     KVM_RESET_DIRTY_RINGS io 0xc7;
     KVM_SET_PMU_EVENT_FILTER iow 0xb2 kvm_pmu_event_filter;
     KVM_GET_STATS_FD io 0xce;
+    KVM_PRE_FAULT_MEMORY iowr 0xd5 [u64; 8];
     KVM_SET_MEMORY_ATTRIBUTES iow 0xd2 kvm_memory_attributes;
     KVM_CREATE_GUEST_MEMFD iowr 0xd4 kvm_create_guest_memfd;
     KVM_CREATE_DEVICE iowr 0xe0 kvm_create_device;

@@ -1,9 +1,10 @@
 //! [`VcpuFd`]: a virtual processor.
 
-use crate::run_page::{RingMapping, RunMapping};
+use crate::run_page::{RingMapping, RunMapping, StatsFile};
 use crate::{Result, error};
 use kvm_api::backend::{DirtyRing, Inspect, Kick, RunBound, RunPage, Vcpu, Vm};
 use kvm_api::errno::Errno;
+use kvm_api::stats::VCPU_STATS;
 use kvm_api::uapi::*;
 use kvm_ioctls::{SyncReg, VcpuExit};
 use parking_lot::Mutex;
@@ -40,6 +41,8 @@ pub struct VcpuFd {
     kick: KickHandle,
     /// KVM_SET_SIGNAL_MASK: what is blocked during KVM_RUN.
     signal_mask: Mutex<Option<u64>>,
+    id: u64,
+    stats: Mutex<Option<Arc<StatsFile>>>,
     /// A vCPU keeps its VM alive.
     _vm: Arc<dyn Vm>,
 }
@@ -124,7 +127,12 @@ forward! {
 }
 
 impl VcpuFd {
-    pub(crate) fn new(vm: Arc<dyn Vm>, mut vcpu: Box<dyn Vcpu>, ring: &RingMapping) -> Result<VcpuFd> {
+    pub(crate) fn new(
+        vm: Arc<dyn Vm>,
+        mut vcpu: Box<dyn Vcpu>,
+        ring: &RingMapping,
+        id: u64,
+    ) -> Result<VcpuFd> {
         let page = Arc::new(RunMapping::new(ring, vm.dirty_ring_bytes()).map_err(error)?);
         if let Some(ring) = page.dirty_ring() {
             let ring: Arc<dyn DirtyRing> = ring.clone();
@@ -137,6 +145,8 @@ impl VcpuFd {
             page,
             kick,
             signal_mask: Mutex::new(None),
+            id,
+            stats: Mutex::new(None),
             _vm: vm,
         })
     }
@@ -215,6 +225,27 @@ impl VcpuFd {
     /// The shared pages, with the memfd that a caller may map.
     pub fn run_mapping(&self) -> &Arc<RunMapping> {
         &self.page
+    }
+
+    /// KVM_GET_STATS_FD: a file with the vCPU's statistics. What is read is a few thousand instructions old at most.
+    pub fn get_stats_fd(&self) -> Result<std::fs::File> {
+        let mut stats = self.stats.lock();
+        let file = match &*stats {
+            Some(file) => file.clone(),
+            None => {
+                let id = format!("kvm-{}/vcpu-{}", std::process::id(), self.id);
+                let file = StatsFile::new(&format!("kvm-vcpu-stats:{}", self.id), VCPU_STATS, &id);
+                let file = Arc::new(file.map_err(error)?);
+                self.vcpu.lock().show_stats(file.clone()).map_err(error)?;
+                stats.insert(file).clone()
+            }
+        };
+        file.open().map_err(error)
+    }
+
+    /// KVM_PRE_FAULT_MEMORY: brings in the pages of `[gpa, gpa + size)`; how many bytes were done.
+    pub fn pre_fault_memory(&self, gpa: u64, size: u64) -> Result<u64> {
+        self.vcpu.lock().pre_fault_memory(gpa, size).map_err(error)
     }
 
     /// The dirty ring, after [`VmFd::enable_dirty_log_ring`](crate::VmFd::enable_dirty_log_ring).

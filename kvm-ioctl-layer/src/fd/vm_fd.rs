@@ -1,12 +1,14 @@
 //! [`VmFd`]: a virtual machine.
 
 use super::vcpu_fd::VcpuFd;
-use crate::run_page::RingMapping;
+use crate::run_page::{RingMapping, StatsFile};
 use crate::{Result, error};
 use kvm_api::backend::{CountedTime, MsrRange, RUN_MMAP_SIZE, Vm};
 use kvm_api::errno::Errno;
+use kvm_api::stats::VM_STATS;
 use kvm_api::uapi::*;
 use kvm_ioctls::{Cap, IoEventAddress, MsrFilterDefaultAction, MsrFilterRange};
+use parking_lot::Mutex;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;
@@ -16,6 +18,7 @@ use vmm_sys_util::eventfd::EventFd;
 pub struct VmFd {
     vm: Arc<dyn Vm>,
     ring: Arc<RingMapping>,
+    stats: Arc<Mutex<Option<Arc<StatsFile>>>>,
 }
 
 impl core::fmt::Debug for VmFd {
@@ -28,7 +31,7 @@ impl VmFd {
     pub(crate) fn new(vm: Arc<dyn Vm>) -> Result<VmFd> {
         let ring = Arc::new(RingMapping::new().map_err(error)?);
         vm.set_coalesced_ring(ring.clone());
-        Ok(VmFd { vm, ring })
+        Ok(VmFd { vm, ring, stats: Arc::default() })
     }
 
     /// The page of the coalesced-MMIO ring, which every vCPU's mapping has behind its own two.
@@ -205,6 +208,22 @@ impl VmFd {
         Ok(bits)
     }
 
+    /// KVM_GET_STATS_FD: a file with the VM's statistics, which are as they are now whenever it is read.
+    pub fn get_stats_fd(&self) -> Result<std::fs::File> {
+        let mut stats = self.stats.lock();
+        let file = match &*stats {
+            Some(file) => file.clone(),
+            None => {
+                let id = format!("kvm-{}", std::process::id());
+                let file = StatsFile::new("kvm-vm-stats", VM_STATS, &id).map_err(error)?;
+                let file = Arc::new(file);
+                self.vm.show_stats(file.clone()).map_err(error)?;
+                stats.insert(file).clone()
+            }
+        };
+        file.open().map_err(error)
+    }
+
     /// KVM_CAP_DIRTY_LOG_RING: each vCPU made later has a dirty ring of so many bytes, 16 an entry; `None` takes the largest.
     pub fn enable_dirty_log_ring(&self, bytes: Option<u32>) -> Result {
         let bytes = match bytes {
@@ -261,7 +280,7 @@ impl VmFd {
     /// KVM_CREATE_VCPU (4.6).
     pub fn create_vcpu(&self, id: u64) -> Result<VcpuFd> {
         let vcpu = self.vm.create_vcpu(id).map_err(error)?;
-        VcpuFd::new(self.vm.clone(), vcpu, &self.ring)
+        VcpuFd::new(self.vm.clone(), vcpu, &self.ring, id)
     }
 
     /// KVM_ENABLE_CAP on the VM.

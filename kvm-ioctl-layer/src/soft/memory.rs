@@ -1,9 +1,10 @@
 //! Memory slots and the dirty log of the software backend: argument checks, then `softmmu`.
 
+use kvm_api::backend::{EXIT_UNION, RunPage};
 use kvm_api::errno::{Errno, Result};
 use kvm_api::uapi::*;
-use softmmu::{MemRegion, MemRegionFlags, MemslotError, Mmu};
-use x86_arch::{Gpa, Hva};
+use softmmu::{GuestMemory, GuestMemoryError, MemRegion, MemRegionFlags, MemslotError, Mmu};
+use x86_arch::{Gpa, Hva, PAGE_MASK, PAGE_SIZE};
 
 /// The errno of a refusal.
 pub fn errno(e: MemslotError) -> Errno {
@@ -88,8 +89,37 @@ pub fn clear_dirty_log(mmu: &Mmu, slot: u32, first: u64, bits: &[u64], spaces: u
     mmu.world().exclusive(None, |ex| mmu.clear_dirty_log(ex, as_id, slot, first, bits)).map_err(errno)
 }
 
+/// KVM_EXIT_MEMORY_FAULT beside EFAULT (KVM api 7.34): which page it was that the caller does not have any more.
+pub fn tell_fault(memory: &GuestMemory, page: &dyn RunPage, hva: u64) {
+    let Some(gpa) = memory.gpa_of(Hva(hva)) else { return };
+    for (n, word) in [0, gpa.0 & !PAGE_MASK, PAGE_SIZE].into_iter().enumerate() {
+        page.store(EXIT_UNION + 8 * n, &word.to_le_bytes());
+    }
+    page.set_exit_reason(KVM_EXIT_MEMORY_FAULT);
+}
+
+/// KVM_PRE_FAULT_MEMORY: reads each page once, so that the host brings it in. How many bytes were done, if any were.
+pub fn pre_fault(memory: &GuestMemory, gpa: u64, size: u64) -> Result<u64> {
+    if (gpa | size) & PAGE_MASK != 0 || size == 0 || gpa.checked_add(size).is_none() {
+        return Err(Errno::EINVAL);
+    }
+    let mut done = 0;
+    while done < size {
+        match memory.load::<u8>(Gpa(gpa + done)) {
+            Ok(_) => done += PAGE_SIZE,
+            Err(_) if done != 0 => break,
+            Err(GuestMemoryError::Host(_)) => return Err(Errno::EFAULT),
+            Err(_) => return Err(Errno::ENOENT),
+        }
+    }
+    Ok(done)
+}
+
 /// The caller's mappings of `[start, start + len)` have changed.
 pub fn invalidate_hva(mmu: &Mmu, start: u64, len: u64) {
     let end = start.saturating_add(len);
-    mmu.world().exclusive(None, |ex| mmu.invalidate_hva(ex, Hva(start)..Hva(end)));
+    // A slot that comes meanwhile has no translation of what was there before.
+    if mmu.has_hva(Hva(start)..Hva(end)) {
+        mmu.world().exclusive(None, |ex| mmu.invalidate_hva(ex, Hva(start)..Hva(end)));
+    }
 }

@@ -3,6 +3,7 @@
 //! The only place where a `kvm_*` structure meets the software processor. Files bear the names of `vmx-backend`'s.
 
 pub mod bus;
+pub mod choices;
 mod coalesced;
 pub mod convert;
 pub mod irqfd;
@@ -11,6 +12,7 @@ pub mod msr;
 pub mod nested;
 pub mod pv;
 mod rings;
+mod stats;
 pub mod vcpu;
 pub mod vm;
 pub mod xen;

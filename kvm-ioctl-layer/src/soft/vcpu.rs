@@ -16,6 +16,7 @@ use kvm_api::backend::{
     DirtyRing, EXIT_UNION, Inspect, Kick, PIO_PAGE_OFFSET, RunBound, RunPage, SYNC_REGS, Vcpu,
 };
 use kvm_api::errno::{Errno, Result};
+use kvm_api::stats::StatsBlock;
 use kvm_api::uapi::*;
 use parking_lot::Mutex;
 use softmmu::{GuestMemoryError, Requests, VcpuGate};
@@ -37,6 +38,8 @@ enum Unfinished {
     Hypercall,
     /// KVM_EXIT_XEN.
     XenHypercall,
+    /// KVM_EXIT_IO out with RIP at the instruction.
+    PioOut,
 }
 
 /// A vCPU.
@@ -213,6 +216,7 @@ impl SoftVcpu {
     fn complete(&mut self, page: &dyn RunPage) {
         match core::mem::replace(&mut self.unfinished, Unfinished::Nothing) {
             Unfinished::Nothing => {}
+            Unfinished::PioOut => self.processor.complete_io(&[]),
             Unfinished::PioIn(len) => {
                 let mut data = vec![0; len];
                 page.load(PIO_PAGE_OFFSET, &mut data);
@@ -273,6 +277,9 @@ impl SoftVcpu {
                     Direction::Out => {
                         page.store(exit_at::IO_DIRECTION, &[KVM_EXIT_IO_OUT as u8]);
                         page.store(PIO_PAGE_OFFSET, &data[..len.min(data.len())]);
+                        if self.processor.vcpu.io.request.is_some() {
+                            self.unfinished = Unfinished::PioOut;
+                        }
                     }
                 }
                 KVM_EXIT_IO
@@ -356,6 +363,7 @@ impl SoftVcpu {
             }
             Exit::HostFault { hva } => {
                 tracing::debug!(hva, "guest memory is gone");
+                super::memory::tell_fault(self.processor.vcpu.mmu.guest_memory(), page, hva);
                 return Err(Errno::EFAULT);
             }
             Exit::FailEntry { reason } => {
@@ -579,6 +587,17 @@ impl Inspect for SoftVcpu {
 impl Vcpu for SoftVcpu {
     fn kicker(&self) -> Arc<dyn Kick> {
         Arc::new(GateKick(self.processor.vcpu.shared.gate.clone()))
+    }
+
+    fn show_stats(&mut self, block: Arc<dyn StatsBlock>) -> Result {
+        let core = self.core();
+        let _ = core.shared.stats_sink.set(super::stats::vcpu_sink(block));
+        core.show_stats(false);
+        Ok(())
+    }
+
+    fn pre_fault_memory(&mut self, gpa: u64, size: u64) -> Result<u64> {
+        super::memory::pre_fault(self.core().mmu.guest_memory(), gpa, size)
     }
 
     fn set_dirty_ring(&mut self, ring: Arc<dyn DirtyRing>) {

@@ -5,13 +5,14 @@
 use super::bus::SoftBus;
 use super::irqfd::Irqfds;
 use super::vcpu::SoftVcpu;
-use super::{convert, memory, rings};
+use super::{choices, convert, memory, rings, stats};
 use crate::caps;
 use emu_core::Host;
 use emu_core::irqchip::SourceId;
 use emu_core::irqchip::routing::{MAX_IRQ_ROUTES, Msi, Routing};
 use kvm_api::backend::{CountedTime, Inspect, MsrRange, RunPage, Vcpu, Vm};
 use kvm_api::errno::{Errno, Result};
+use kvm_api::stats::StatsBlock;
 use kvm_api::uapi::*;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -30,8 +31,6 @@ pub struct VmSettings {
     pub tss_addr: u64,
     /// KVM_SET_IDENTITY_MAP_ADDR. As above.
     pub identity_map_addr: u64,
-    /// KVM_SET_NR_MMU_PAGES.
-    pub nr_mmu_pages: u64,
     /// What KVM_GET_VCPU_EVENTS shows.
     pub events: convert::EventCaps,
     /// KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: its flags.
@@ -187,7 +186,7 @@ impl Vm for SoftVm {
                 self.settings.lock().events.triple_fault = cap.args[0] != 0;
                 Ok(())
             }
-            _ => Err(Errno::EINVAL),
+            _ => choices::enable(&self.core, &self.settings.lock(), cap),
         }
     }
 
@@ -239,6 +238,11 @@ impl Vm for SoftVm {
         memory::clear_dirty_log(&self.core.mmu, slot, first_page, bits, Self::ADDRESS_SPACES)
     }
 
+    fn show_stats(&self, block: Arc<dyn StatsBlock>) -> Result {
+        self.core.mmu.set_stats_sink(stats::vm_sink(block));
+        Ok(())
+    }
+
     fn dirty_ring_bytes(&self) -> usize {
         self.settings.lock().dirty_ring
     }
@@ -256,12 +260,13 @@ impl Vm for SoftVm {
         if pages < 64 {
             return Err(Errno::EINVAL);
         }
-        self.settings.lock().nr_mmu_pages = pages;
+        self.core.mmu.set_shadow_page_limit(usize::try_from(pages).unwrap_or(usize::MAX));
+        self.core.mmu.show_stats();
         Ok(())
     }
 
     fn get_nr_mmu_pages(&self) -> Result<u64> {
-        Ok(self.settings.lock().nr_mmu_pages)
+        Ok(self.core.mmu.shadow_page_limit() as u64)
     }
 
     fn set_tss_addr(&self, address: u64) -> Result {

@@ -35,8 +35,8 @@ fn answer(leaf: u32, subleaf: u32) -> [u32; 4] {
     let r = __cpuid_count(leaf, subleaf);
     let mut r = [r.eax, r.ebx, r.ecx, r.edx];
     match leaf {
-        // SDM vol. 2A, CPUID: leaf 1, ECX bit 5: VMX.
-        1 if is_intel() => r[2] |= 1 << 5,
+        // SDM vol. 2A, CPUID: leaf 1, ECX bit 5: VMX; bit 3: MONITOR, which machines with KVM have. It is for the kernel alone.
+        1 => r[2] |= 1 << 3 | u32::from(is_intel()) << 5,
         // APM vol. 3, E.4.2: leaf 8000_0001H, ECX bit 2: SVM.
         0x8000_0001 if !is_intel() => r[2] |= 1 << 2,
         _ => {}
@@ -102,7 +102,7 @@ mod tests {
         assert!(hit);
         assert_eq!(g[libc::REG_RIP as usize], CODE.as_ptr() as i64 + 2);
         let host = __cpuid_count(leaf as u32, 0);
-        let bit = if is_intel() { 1 << 5 } else { 1 << 2 };
+        let bit = if is_intel() { 1 << 5 | 1 << 3 } else { 1 << 2 };
         assert_eq!(g[libc::REG_RCX as usize], i64::from(host.ecx | bit));
         assert_eq!(g[libc::REG_RDX as usize], i64::from(host.edx));
         assert!(!at(2, leaf).0);

@@ -221,11 +221,28 @@ fn link(r: i64, buffer: u64, len: u64) -> i64 {
         () if text.starts_with(b"/memfd:softkvm-system") => b"/dev/kvm",
         () if text.starts_with(b"/memfd:softkvm-vm ") => b"anon_inode:kvm-vm",
         () if text.starts_with(b"/memfd:softkvm-vcpu") => b"anon_inode:kvm-vcpu",
+        () if text.starts_with(b"/memfd:kvm-vm-stats ") => b"anon_inode:kvm-vm-stats",
+        () if text.starts_with(b"/memfd:kvm-vcpu-stats:") => {
+            // The number is in the name; "anon_inode:" is longer than "/memfd:".
+            return link_of_stats(bytes, r as usize);
+        }
         () => return r,
     };
     let n = name.len().min(bytes.len());
     bytes[..n].copy_from_slice(&name[..n]);
     bytes[n..(r as usize).max(n)].fill(0);
+    n as i64
+}
+
+/// `/memfd:NAME (deleted)` as `anon_inode:NAME`.
+fn link_of_stats(bytes: &mut [u8], len: usize) -> i64 {
+    let mut name = [0u8; 64];
+    name[..11].copy_from_slice(b"anon_inode:");
+    let rest = bytes[b"/memfd:".len()..len].split(|&b| b == b' ').next().unwrap_or_default();
+    let rest = &rest[..rest.len().min(name.len() - 11)];
+    name[11..11 + rest.len()].copy_from_slice(rest);
+    let n = (11 + rest.len()).min(bytes.len());
+    bytes[..n].copy_from_slice(&name[..n]);
     n as i64
 }
 

@@ -73,6 +73,8 @@ fn perform(held: &Held, request: u32, arg: u64, inside: &mut Inside) -> Result<i
             // As the kernel: close-on-exec, readable and writable.
             registry::add(Held::Vm(Arc::new(vm)), libc::O_RDWR | libc::O_CLOEXEC)
         }
+        // A file that needs nothing of us any more.
+        Answer::File(file) => Ok(std::os::fd::IntoRawFd::into_raw_fd(file)),
         Answer::Vcpu(vcpu) => {
             // A signal ends KVM_RUN here.
             vcpu.run_mapping().stop_polling();

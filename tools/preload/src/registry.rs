@@ -18,7 +18,7 @@ use kvm_api::errno::{Errno, Result};
 use kvm_ioctl_layer::dispatch::Object;
 use kvm_ioctl_layer::{Kvm, VcpuFd, VmFd};
 use parking_lot::RwLock;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
@@ -90,12 +90,37 @@ impl Hasher for ByNumber {
     }
 }
 
+/// Ranges of addresses, merged where they meet: start to end.
+#[derive(Default)]
+struct Ranges(BTreeMap<u64, u64>);
+
+impl Ranges {
+    fn add(&mut self, mut start: u64, mut end: u64) {
+        while let Some((&s, &e)) = self.0.range(..=end).next_back().filter(|r| *r.1 >= start) {
+            if s <= start && end <= e {
+                return;
+            }
+            self.0.remove(&s);
+            (start, end) = (start.min(s), end.max(e));
+        }
+        self.0.insert(start, end);
+    }
+
+    fn touch(&self, start: u64, end: u64) -> bool {
+        self.0.range(..end).next_back().is_some_and(|(_, &e)| e > start)
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
 /// The objects of this process.
 #[derive(Default)]
 struct Objects {
     by_identity: RwLock<HashMap<Identity, Entry, BuildHasherDefault<ByNumber>>>,
     /// Where guests' memory lies: whoever unmaps something there has to tell the VMs.
-    guest_memory: RwLock<Vec<(u64, u64)>>,
+    guest_memory: RwLock<Ranges>,
 }
 
 static OBJECTS: AtomicPtr<Objects> = AtomicPtr::new(core::ptr::null_mut());
@@ -259,10 +284,7 @@ pub fn has_orphans() -> bool {
 pub fn add_guest_memory(start: u64, len: u64) {
     if let (Some(o), true) = (objects(), len != 0) {
         let mut list = o.guest_memory.write();
-        let range = (start, start.saturating_add(len));
-        if !list.contains(&range) {
-            list.push(range);
-        }
+        list.add(start, start.saturating_add(len));
     }
 }
 
@@ -270,7 +292,7 @@ pub fn add_guest_memory(start: u64, len: u64) {
 pub fn invalidate(start: u64, len: u64) {
     let Some(o) = objects() else { return };
     let end = start.saturating_add(len);
-    if !o.guest_memory.read().iter().any(|&(s, e)| start < e && s < end) {
+    if !o.guest_memory.read().touch(start, end) {
         return;
     }
     let mut vms: Vec<Arc<VmFd>> = Vec::new();
@@ -283,5 +305,33 @@ pub fn invalidate(start: u64, len: u64) {
     }
     for vm in vms {
         vm.backend().invalidate_hva(start, len);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_merge() {
+        let mut r = Ranges::default();
+        for (start, end, count) in [
+            (10, 20, 1),
+            (30, 40, 2),
+            (12, 15, 2),
+            (20, 25, 2),
+            (50, 60, 3),
+            (24, 55, 1),
+            (0, 5, 2),
+            (0, 100, 1),
+        ] {
+            r.add(start, end);
+            assert_eq!(r.0.len(), count, "{start} to {end}");
+            assert!(r.touch(start, start + 1) && r.touch(end - 1, end + 5));
+        }
+        assert!(r.touch(99, 100) && !r.touch(100, 200));
+        r.clear();
+        r.add(10, 20);
+        assert!(!r.touch(0, 10) && r.touch(0, 11) && r.touch(19, 30) && !r.touch(20, 30));
     }
 }

@@ -5,7 +5,11 @@ use super::Set::*;
 use super::Want::*;
 use super::*;
 use crate::event::Activity;
+use crate::quirks::Quirks;
 use x86_arch::cpuid;
+
+/// MONITOR and MWAIT are what CPUID says, not NOPs.
+const CPUID_DECIDES: Set = Do(|r| r.cpu().vm.choices.disable(Quirks::MWAIT_NEVER_UD_FAULTS));
 
 const fn rax(v: u64) -> Set {
     Reg(Gpr::Rax, v)
@@ -72,12 +76,15 @@ pub(super) static ROWS: &[Row] = &[
     (REAL.or(PROTECTED), CPL0, "0F 01 C8", &[], Done, "SDM vol. 2B, MONITOR"),
     (REAL.or(PROTECTED), CPL0, "0F 01 C8", &[rcx(1)], GP0, "SDM vol. 2B, MONITOR: ECX"),
     (PE, OUTER, "0F 01 C8", &[Iopl(3)], UD, "SDM vol. 2B, MONITOR: CPL>0; virtual-8086 mode"),
-    (ALL, ANY, "0F 01 C8", &[Lacks(cpuid::MONITOR)], UD, "SDM vol. 2B, MONITOR: CPUID"),
+    (REAL.or(PROTECTED), CPL0, "0F 01 C8", &[Lacks(cpuid::MONITOR)], Done, "KVM api 7.31: a NOP whatever CPUID says"),
+    (ALL, ANY, "0F 01 C8", &[Lacks(cpuid::MONITOR), CPUID_DECIDES], UD, "SDM vol. 2B, MONITOR: CPUID"),
+    (REAL.or(PROTECTED), CPL0, "0F 01 C8", &[CPUID_DECIDES], Done, "SDM vol. 2B, MONITOR: CPUID"),
     (PROTECTED, CPL0, "0F 01 C8", &[AT_DATA, UNMAPPED, Do(|r| { let b = DATA - r.cpu().seg[Seg::Ds as usize].base; r.set(Gpr::Rax, b) })], Raise(Vector::Pf, 0), "SDM vol. 2B, MONITOR: as a load"),
     (REAL.or(PROTECTED), CPL0, "0F 01 C9", &[], Done, "SDM vol. 2B, MWAIT"),
     (REAL.or(PROTECTED), CPL0, "0F 01 C9", &[rcx(2)], GP0, "SDM vol. 2B, MWAIT: ECX"),
     (PE, OUTER, "0F 01 C9", &[Iopl(3)], UD, "SDM vol. 2B, MWAIT: CPL>0; virtual-8086 mode"),
-    (ALL, ANY, "0F 01 C9", &[Lacks(cpuid::MONITOR)], UD, "SDM vol. 2B, MWAIT: CPUID"),
+    (REAL.or(PROTECTED), CPL0, "0F 01 C9", &[Lacks(cpuid::MONITOR)], Done, "KVM api 7.31: a NOP whatever CPUID says"),
+    (ALL, ANY, "0F 01 C9", &[Lacks(cpuid::MONITOR), CPUID_DECIDES], UD, "SDM vol. 2B, MWAIT: CPUID"),
     (ALL, ANY, "F0 0F 01 C8", &[], UD, "SDM vol. 2B, MONITOR: LOCK"),
     (ALL, ANY, "F0 0F 01 C9", &[], UD, "SDM vol. 2B, MWAIT: LOCK"),
     // ---- no privilege
