@@ -479,6 +479,46 @@ static void facts(void)
     free(real);
 }
 
+int __open_2(const char *path, int flags);
+int __open64_2(const char *path, int flags);
+int __openat_2(int directory, const char *path, int flags);
+int __openat64_2(int directory, const char *path, int flags);
+
+/* The same calls by every name that the C library has for them. */
+static void calls(void)
+{
+    struct { unsigned long flags, mode, resolve; } how = {.flags = O_RDWR | O_CLOEXEC};
+    int all[] = {
+        open("/dev/kvm", O_RDWR), open64("/dev/kvm", O_RDWR), openat(AT_FDCWD, "/dev/kvm", O_RDWR),
+        openat64(-1, "/dev/kvm", O_RDWR), __open_2("/dev/kvm", O_RDWR), __open64_2("/dev/kvm", O_RDWR),
+        __openat_2(AT_FDCWD, "/dev/kvm", O_RDWR), __openat64_2(AT_FDCWD, "/dev/kvm", O_RDWR),
+        fileno(fopen("/dev/kvm", "r+")), fileno(fopen64("/dev/kvm", "re")), syscall(SYS_open, "/dev/kvm", O_RDWR),
+        syscall(SYS_openat, AT_FDCWD, "/dev/kvm", O_RDWR), syscall(SYS_openat2, AT_FDCWD, "/dev/kvm", &how, sizeof how),
+    };
+    for (unsigned n = 0; n < sizeof all / sizeof *all; n++) {
+        CHECK(all[n] >= 0);
+        CHECK(ioctl(all[n], KVM_GET_API_VERSION, 0) == 12);
+        CHECK(syscall(SYS_ioctl, all[n], KVM_GET_API_VERSION, 0) == 12);
+    }
+    CHECK(fcntl(all[12], F_GETFD) == FD_CLOEXEC && fcntl(all[0], F_GETFD) == 0);
+    int vm = syscall(SYS_ioctl, all[0], KVM_CREATE_VM, 0), twin = syscall(SYS_dup, vm);
+    CHECK(vm >= 0 && twin >= 0 && syscall(SYS_close, vm) == 0);
+    CHECK(ioctl(vm, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY) == -1 && errno == EBADF);
+    int vcpu = syscall(SYS_ioctl, twin, KVM_CREATE_VCPU, 0), moved = 90;
+    CHECK(vcpu >= 0 && dup2(vcpu, moved) == moved && dup3(vcpu, 91, O_CLOEXEC) == 91 && fcntl(91, F_GETFD) == FD_CLOEXEC);
+    char *run = (char *)syscall(SYS_mmap, 0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, moved, 0);
+    CHECK(run != MAP_FAILED && syscall(SYS_munmap, run, 4096) == 0);
+    struct stat st;
+    struct statx sx;
+    CHECK(fstatat(AT_FDCWD, "/dev/kvm", &st, 0) == 0 && S_ISCHR(st.st_mode));
+    CHECK(lstat("/dev/kvm", &st) == 0 && S_ISCHR(st.st_mode));
+    CHECK(syscall(SYS_stat, "/dev/kvm", &st) == 0 && S_ISCHR(st.st_mode) && syscall(SYS_fstat, all[0], &st) == 0);
+    CHECK(statx(all[0], "", AT_EMPTY_PATH, STATX_ALL, &sx) == 0 && sx.stx_rdev_minor == 232);
+    CHECK(faccessat(AT_FDCWD, "/dev/kvm", R_OK | W_OK, 0) == 0 && faccessat(AT_FDCWD, "/dev/kvm", R_OK, AT_EACCESS) == 0);
+    CHECK(eaccess("/dev/kvm", R_OK | W_OK) == 0 && syscall(SYS_access, "/dev/kvm", R_OK) == 0);
+    CHECK(open("/dev/kvm", O_RDWR | O_CREAT | O_EXCL, 0600) == -1 && errno == EEXIST);
+}
+
 /* After the first KVM_RUN nothing but these (docs/exec.md); anything else is trapped. */
 static const int ALLOWED[] = {
     SYS_ioctl, SYS_fstat, SYS_futex, SYS_sched_yield, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_rt_tgsigqueueinfo, SYS_tgkill,
@@ -593,7 +633,7 @@ int main(int argc, char **argv)
     static const struct test CASES[] = {
         {"boot", boot}, {"fds", fds}, {"lifetimes", lifetimes}, {"forks", forks}, {"sockets", sockets}, {"coalesced", coalesced},
         {"interrupted", interrupted}, {"jumps", jumps}, {"masks", masks}, {"ignored", ignored}, {"halted", halted},
-        {"vanishing", vanishing}, {"faults", faults}, {"unopened", unopened}, {"facts", facts},
+        {"vanishing", vanishing}, {"faults", faults}, {"unopened", unopened}, {"facts", facts}, {"calls", calls},
         {"filtered", filtered}, {"children", children}, {"threads", threads},
     };
     self = argv[0];

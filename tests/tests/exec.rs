@@ -34,6 +34,7 @@ softkvm_tests::cases! { "kvm_client";
     faults "The program's own faults reach its handlers as it asked.";
     unopened "The kernel's KVM is not among the descriptors.";
     facts "What the host looks like.";
+    calls "open, ioctl and stat by every name that the C library has for them, and by syscall().";
     filtered "A filter of system calls that lets the documented ones through.";
     children "Children inherit the library, whatever environment they get.";
     threads "vCPUs in threads.";
