@@ -35,6 +35,7 @@ pub mod mmu;
 mod naive;
 pub mod page_track;
 pub mod perm;
+mod primitives;
 mod rmap;
 mod role;
 mod root;

@@ -8,13 +8,15 @@
 //! Why nothing is lost: a vCPU publishes its mode and then reads its word; whoever sends publishes the
 //! word and then reads the mode; both sequentially consistent, so one of the two sees the other.
 //!
+//! The model checker loom walks through the interleavings of this file: `tests/safepoint_loom.rs` compiles it on its own
+//! `primitives`.
+//!
 //! Not here: what the requests mean. See `mmu` and the run loop.
 
-use crate::futex;
+use crate::primitives::{AtomicU32, AtomicU64, Condvar, Mutex, futex};
 use bitflags::bitflags;
-use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Duration;
 
 bitflags! {
