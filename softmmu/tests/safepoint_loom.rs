@@ -8,6 +8,7 @@
 mod safepoint;
 
 /// What `safepoint` is built on, in the model.
+#[allow(dead_code)]
 mod primitives {
     use loom::sync::atomic::{Ordering, Ordering::SeqCst, fence};
 
