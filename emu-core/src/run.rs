@@ -6,7 +6,7 @@
 //! *Inside*, it executes decoded blocks until something asks for attention.
 //! Every exit passes here, and every safe point is the boundary between the two.
 
-use crate::block::BlockCache;
+use crate::block::{BlockCache, BlockId};
 use crate::event::{Activity, Event, EventKind, Shadow};
 use crate::exit::{Direction, Exit, InternalError, Stop};
 use crate::io::{Request, Write};
@@ -530,7 +530,6 @@ impl Processor {
             || v.events.shadow != Shadow::None
             || v.hot.rflags & (Rflags::TF | Rflags::RF).bits() != 0
             || self.vcpu.debug.single_step
-            || self.code_breakpoints_armed()
     }
 
     fn code_breakpoints_armed(&self) -> bool {
@@ -545,6 +544,20 @@ impl Processor {
         (0..4)
             .filter(|&n| dr7.enabled(n) && dr7.kind(n) == BreakpointKind::Execute && dr[n] == pc)
             .fold(0, |bits, n| bits | 1 << n)
+    }
+
+    /// How many of a block's first `most` instructions come before one with a breakpoint. Code without one runs at its
+    /// usual speed: a debugger's breakpoint is armed for a whole boot.
+    fn before_breakpoint(&self, block: BlockId, most: usize) -> usize {
+        let v = &self.vcpu;
+        let mut rip = v.rip();
+        let ops = self.blocks.ops(block).iter().take(most);
+        ops.take_while(|op| {
+            let pc = v.seg_path[Seg::Cs as usize].base.wrapping_add(rip) & v.hot.linear_mask;
+            rip = rip.wrapping_add(op.insn.len as u64) & v.hot.rip_mask;
+            self.code_breakpoint(pc) == 0
+        })
+        .count()
     }
 
     fn guest_debug_exit(&mut self, bits: u64) -> Option<Exit> {
@@ -578,6 +591,8 @@ impl Processor {
         let limit = self.execution_limit();
         let quantum = self.vcpu.hot.retired.saturating_add(QUANTUM).min(limit);
         let gate = self.vcpu.shared.gate.clone();
+        // Whoever changes a debug register asks for attention.
+        let breakpoints = self.code_breakpoints_armed();
         while self.vcpu.hot.attention == 0 && !gate.pending() && self.vcpu.hot.retired < quantum {
             let (vcpu, blocks) = (&mut self.vcpu, &mut self.blocks);
             let block = match blocks.lookup(vcpu, None) {
@@ -589,7 +604,14 @@ impl Processor {
             if inside == 0 {
                 return self.stopped(Stop::Exception(Exception::GP0));
             }
-            let left = (limit - vcpu.hot.retired).min(inside as u64) as usize;
+            let mut left = (limit - vcpu.hot.retired).min(inside as u64) as usize;
+            if breakpoints {
+                left = self.before_breakpoint(block, left);
+                if left == 0 {
+                    return self.step();
+                }
+            }
+            let (vcpu, blocks) = (&mut self.vcpu, &mut self.blocks);
             let mut failed = None;
             for op in blocks.ops(block).iter().take(left) {
                 let start = vcpu.hot.regs[RIP];

@@ -27,7 +27,7 @@ printf "== hardware %lx\\n", $rip
 delete
 hbreak *{do_nanosleep}
 continue
-printf "== hardware again %lx\\n", $rip
+printf "== again %lx\\n", $rip
 delete
 break *{do_nanosleep}
 continue
@@ -54,7 +54,7 @@ printf "== accessed %d\\n", *(int *){panic_timeout}
 delete
 hbreak *{do_nanosleep}
 continue
-printf "== hardware again %lx\\n", $rip
+printf "== again %lx\\n", $rip
 break *{schedule}
 continue
 printf "== other %lx\\n", $rip
@@ -115,7 +115,7 @@ def debugger(run, name, type_, irqchip, cpus):
         address = {symbol: int(value, 16) for symbol, value in known.items()}
         wanted = [
             ("reset", [0xFFF0]), ("hardware", [address["start_kernel"]]),
-            ("software", [address["do_nanosleep"]] * 2), ("hardware again", [address["do_nanosleep"]] * 2),
+            ("software", [address["do_nanosleep"]] * 2), ("again", [address["do_nanosleep"]] * 2),
             ("other", [address["schedule"]]),
         ]
         for word, value in wanted:

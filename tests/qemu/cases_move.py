@@ -102,7 +102,7 @@ def state(vm, name):
 
 
 def same_memory(here, there):
-    """The memories are the same, but for what loading MSR_KVM_WALL_CLOCK writes, as KVM does: 12 bytes."""
+    """The memories are the same, but for the clocks that loading their MSRs writes."""
     with open(here, "rb") as one, open(there, "rb") as other:
         address, pages = 0, []
         while a := one.read(4096):

@@ -73,6 +73,29 @@ fn watchpoints_on_data() {
     assert_eq!((d.db, d.dr6, d.dr7), ([0; 4], DR6, 0x400));
 }
 
+/// Code without a breakpoint runs in blocks, up to the instruction that has one.
+#[test]
+fn breakpoints_amid_straight_code() {
+    // 1000: inc eax; eight times; 1010: jmp 1000
+    let mut code = [0x66, 0x40].repeat(8);
+    code.extend([0xeb, 0xee]);
+    let mut g = Guest::new(&code);
+    let enabled = 0x400 | 2 | 2 << 2;
+    set(&g, ON | KVM_GUESTDBG_USE_HW_BP, [0x1006, 0x1010, 0, 0], enabled);
+    let mut regs = g.vcpu.get_regs().unwrap();
+    regs.rax = 0;
+    g.vcpu.set_regs(&regs).unwrap();
+    for (pc, bit, rax) in [(0x1006, 1, 3), (0x1010, 2, 8), (0x1006, 1, 11)] {
+        assert_eq!(stop(&mut g), (1, pc, DR6 | bit));
+        let regs = g.vcpu.get_regs().unwrap();
+        assert_eq!((regs.rip, regs.rax), (pc, rax));
+        // Past it, as a debugger does: without the breakpoint, by one step.
+        set(&g, ON | KVM_GUESTDBG_SINGLESTEP, [0; 4], 0);
+        stop(&mut g);
+        set(&g, ON | KVM_GUESTDBG_USE_HW_BP, [0x1006, 0x1010, 0, 0], enabled);
+    }
+}
+
 #[test]
 fn general_detect() {
     // 1000: mov eax, dr0; 1003: hlt
