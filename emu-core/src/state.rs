@@ -61,7 +61,7 @@ impl Vcpu {
                 attention: 0,
                 watch: 0,
                 linear_mask: 0xffff_ffff,
-                rip_mask: 0xffff,
+                rip_mask: 0xffff_ffff,
             },
             seg_path: [SegPath::default(); 8],
             mmu: VcpuMmu::new(vm.mmu.clone(), gate),

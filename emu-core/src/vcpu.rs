@@ -60,7 +60,7 @@ pub struct Hot {
     pub watch: u32,
     /// Mask of linear addresses: all ones in 64-bit mode, else 32 bits.
     pub linear_mask: u64,
-    /// Mask of RIP: 64, 32 or 16 bits by the code segment.
+    /// Mask of RIP: 64 bits in 64-bit mode, else 32.
     pub rip_mask: u64,
 }
 
@@ -297,11 +297,9 @@ impl Vcpu {
         };
         self.block_mode = self.mode as u8 | (self.real_mode() as u8) << 2 | (self.v86() as u8) << 3;
         self.hot.linear_mask = if self.mode == CpuMode::Bits64 { u64::MAX } else { 0xffff_ffff };
-        self.hot.rip_mask = match self.mode {
-            CpuMode::Bits64 => u64::MAX,
-            CpuMode::Bits32 => 0xffff_ffff,
-            CpuMode::Bits16 => 0xffff,
-        };
+        // EIP has 32 bits in 16-bit code too: what keeps it below 64 KiB are branches with 16-bit operands, and CS's
+        // limit, which system-management mode and others leave at 4 GiB.
+        self.hot.rip_mask = self.hot.linear_mask;
         for s in 0..8 {
             self.update_seg_path(s);
         }

@@ -330,6 +330,22 @@ fn another_address_space() {
     assert_eq!(m.run(5), Exit::Hlt);
 }
 
+/// Firmware leaves the handler's first 64 KiB by a near jump with a 32-bit operand, at once.
+#[test]
+fn the_handler_jumps_far_away_in_its_segment() {
+    let mut m = Machine::new(Mode::Long);
+    // mov ebp, 11234h; jmp ebp
+    m.handler(&[0x66, 0xbd, 0x34, 0x12, 0x01, 0x00, 0x66, 0xff, 0xe5]);
+    // mov ax, 7777h; jmp $+10h
+    m.memory().write(Gpa(SMBASE + 0x1_1234), &[0xb8, 0x77, 0x77, 0xeb, 0x0e]).unwrap();
+    m.smi();
+    assert_eq!(m.run(3), Exit::Bound);
+    assert_eq!((m.rig.cpu().rip(), m.rig.get(Gpr::Rax) & 0xffff), (0x1_1237, 0x7777));
+    // A branch with a 16-bit operand truncates.
+    assert_eq!(m.run(1), Exit::Bound);
+    assert_eq!(m.rig.cpu().rip(), 0x1247);
+}
+
 #[test]
 fn rsm_refuses() {
     type Spoil = (&'static str, Mode, u64, usize, u64);
