@@ -21,7 +21,7 @@ use crate::cpuid::CpuidTable;
 use crate::host::RunDelay;
 use crate::vcpu::Vcpu;
 use softmmu::GuestMemory;
-use x86_arch::cpuid::{KVM_CPUID_FEATURES, KVM_CPUID_SIGNATURE, kvm};
+use x86_arch::cpuid::{CpuidEntry, KVM_CPUID_FEATURES, KVM_CPUID_SIGNATURE, kvm};
 use x86_arch::msr;
 
 /// The MSRs of KVM's own, and the feature bit that each belongs to.
@@ -69,14 +69,29 @@ impl Pv {
 
 /// The feature bits that a CPUID table shows: EAX of the leaf behind KVM's signature.
 pub fn features(table: &CpuidTable) -> Option<u32> {
+    table.find(features_leaf(table.entries())?, 0).map(|r| r.eax)
+}
+
+/// KVM_FEATURE_PV_UNHALT goes from a table: nobody is kicked out of a HLT that user space never sees.
+pub fn withhold_unhalt(rows: &mut [CpuidEntry]) {
+    let leaf = features_leaf(rows);
+    for row in rows.iter_mut().filter(|r| Some(r.leaf) == leaf) {
+        row.result.eax &= !(1 << kvm::FEATURE_PV_UNHALT);
+    }
+}
+
+/// The leaf of the features: behind KVM's signature.
+fn features_leaf(rows: &[CpuidEntry]) -> Option<u32> {
     let word = |at: usize| {
         let b = kvm::SIGNATURE.get(at..at + 4).and_then(|b| b.try_into().ok()).unwrap_or_default();
         u32::from_le_bytes(b)
     };
+    let signature = (word(0), word(4), word(8));
     let base = BASES.step_by(0x100).find(|&base| {
-        table.find(base, 0).is_some_and(|r| (r.ebx, r.ecx, r.edx) == (word(0), word(4), word(8)))
+        let row = rows.iter().find(|r| r.leaf == base).map(|r| r.result);
+        row.is_some_and(|r| (r.ebx, r.ecx, r.edx) == signature)
     })?;
-    table.find(base | (KVM_CPUID_FEATURES - KVM_CPUID_SIGNATURE), 0).map(|r| r.eax)
+    Some(base | (KVM_CPUID_FEATURES - KVM_CPUID_SIGNATURE))
 }
 
 impl Vcpu {

@@ -419,6 +419,13 @@ fn features_are_behind_the_signature() {
     }
     assert_eq!(features(&table(0x4001_0000, 0x123)), None);
     assert_eq!(features(&CpuidTable::new(Vec::new())), None);
+    let mut rows = table(0x4000_0100, 0x1ff).entries().to_vec();
+    super::withhold_unhalt(&mut rows);
+    assert_eq!(features(&CpuidTable::new(rows.clone())), Some(0x17f));
+    rows[0].result.ebx = 0xdead_beef;
+    rows[1].result.eax = 0x1ff;
+    super::withhold_unhalt(&mut rows);
+    assert_eq!(rows[1].result.eax, 0x1ff, "another hypervisor's leaf");
 }
 
 /// KVM_CAP_ENFORCE_PV_FEATURE_CPUID: each MSR and hypercall is there with its bit alone.

@@ -249,6 +249,20 @@ fn apic_bus_is_fast() -> bool {
     m.vcpu.set_lapic(&l).is_ok()
 }
 
+/// VMMCALL, which is not an Intel's: the quirk is on.
+fn hypercalls_are_mended() -> bool {
+    let mut m = machine(&[0x66, 0xb8, 12, 0, 0, 0, 0x0f, 0x01, 0xd9, OUT, 1]);
+    m.run() == KVM_EXIT_IO && m.vcpu.get_regs().unwrap().rax as u32 == -1000i32 as u32
+}
+
+fn hlt_exits() -> bool {
+    machine_in(Kvm::new().unwrap().create_vm().unwrap(), &[0xf4]).run() == KVM_EXIT_HLT
+}
+
+fn ud_is_the_guests() -> bool {
+    machine(&[0x0f, 0x0b]).run() != KVM_EXIT_INTERNAL_ERROR
+}
+
 const FEATURES: &[Feature] = &[
     Feature { cap: KVM_CAP_SPLIT_IRQCHIP, off: no_irqchip },
     Feature { cap: KVM_CAP_X2APIC_API, off: apic_ids_have_eight_bits },
@@ -263,6 +277,12 @@ const FEATURES: &[Feature] = &[
     Feature { cap: KVM_CAP_X86_APIC_BUS_CYCLES_NS, off: apic_bus_is_fast },
     Feature { cap: KVM_CAP_MSR_PLATFORM_INFO, off: platform_info_is_shown },
     Feature { cap: KVM_CAP_ENFORCE_PV_FEATURE_CPUID, off: pv_msr_is_there },
+    Feature { cap: KVM_CAP_DISABLE_QUIRKS, off: hypercalls_are_mended },
+    Feature { cap: KVM_CAP_DISABLE_QUIRKS2, off: hypercalls_are_mended },
+    Feature { cap: KVM_CAP_X86_DISABLE_EXITS, off: hlt_exits },
+    Feature { cap: KVM_CAP_EXIT_ON_EMULATION_FAILURE, off: ud_is_the_guests },
+    // A matter of speed, which the list lets be on.
+    Feature { cap: KVM_CAP_HALT_POLL, off: hlt_exits },
 ];
 
 /// Every capability that KVM_ENABLE_CAP takes on a VM or a vCPU, found by trying all.

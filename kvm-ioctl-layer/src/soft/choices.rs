@@ -45,7 +45,10 @@ pub fn enable(vm: &Vm, settings: &VmSettings, cap: &kvm_enable_cap) -> Result {
         }
         KVM_CAP_X86_DISABLE_EXITS => {
             let valid = KVM_X86_DISABLE_EXITS_MWAIT | DISABLE_EXITS | KVM_X86_DISABLE_EXITS_CSTATE;
-            if arg & !u64::from(valid) != 0 || !settings.vcpu_ids.is_empty() {
+            // Before the vCPUs, as kernels since 6.14 want it. Earlier ones take it at any time, and programs switch HLT's
+            // exits off late: it takes effect at the next KVM_SET_CPUID2 and the next HLT.
+            let late = !settings.vcpu_ids.is_empty() && arg != u64::from(KVM_X86_DISABLE_EXITS_HLT);
+            if arg & !u64::from(valid) != 0 || late {
                 return Err(Errno::EINVAL);
             }
             // A kernel passes over what the processor cannot do. PAUSE never exits here.

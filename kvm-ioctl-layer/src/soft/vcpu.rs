@@ -751,7 +751,10 @@ impl Vcpu for SoftVcpu {
         {
             return Err(Errno::EINVAL);
         }
-        let rows: Vec<_> = entries.iter().map(convert::set_cpuid_entry).collect();
+        let mut rows: Vec<_> = entries.iter().map(convert::set_cpuid_entry).collect();
+        if self.core().vm.choices.hlt_in_guest.load(std::sync::atomic::Ordering::Relaxed) {
+            emu_core::pv::withhold_unhalt(&mut rows);
+        }
         if self.has_run {
             // A processor that has run does not become another one.
             let v = self.core();
