@@ -273,12 +273,15 @@ pub fn values(s: &mut Session<'_>) {
     s.number("an event filter", vm, KVM_SET_PMU_EVENT_FILTER, s.pages.start());
 }
 
+/// Ranges of an MSR filter: flags, count, base, bitmap.
+type Ranges<'a> = &'a [(u32, u32, u32, u64)];
+
 /// KVM_X86_SET_MSR_FILTER.
 pub fn msr_filter(s: &mut Session<'_>) {
     let vm = s.vm();
     let bitmap = s.put(8192, &[0xff; 1024]);
-    // flags, then ranges of flags, count, base, padding, bitmap.
-    let filter = |flags: u32, ranges: &[(u32, u32, u32, u64)]| {
+    // Flags, then the ranges, with padding before the bitmap's address.
+    let filter = |flags: u32, ranges: Ranges<'_>| {
         let mut b = flags.to_le_bytes().to_vec();
         b.extend([0; 4]);
         for (flags, count, base, at) in ranges {
@@ -291,7 +294,7 @@ pub fn msr_filter(s: &mut Session<'_>) {
         b.resize(size_of_argument(KVM_X86_SET_MSR_FILTER), 0);
         b
     };
-    let tries: &[(&str, u32, &[(u32, u32, u32, u64)])] = &[
+    let tries: &[(&str, u32, Ranges<'_>)] = &[
         ("none, allow", 0, &[]),
         ("none, deny", 1, &[]),
         ("unknown flag", 2, &[]),
