@@ -102,7 +102,7 @@ def state(vm, name):
 
 
 def same_memory(here, there):
-    """The memories are the same, but for the clocks that loading their MSRs writes."""
+    """The memories are the same, but for what loading MSR_KVM_WALL_CLOCK writes, as KVM does: 12 bytes."""
     with open(here, "rb") as one, open(there, "rb") as other:
         address, pages = 0, []
         while a := one.read(4096):
@@ -110,7 +110,7 @@ def same_memory(here, there):
             if a != b:
                 pages.append((hex(address), sum(x != y for x, y in zip(a, b))))
             address += len(a)
-    if len(pages) > 3 or any(count > 32 for _, count in pages):
+    if len(pages) > 1 or any(count > 12 for _, count in pages):
         raise Failed(f"memory differs after the move (address, bytes): {pages[:5]} in {len(pages)} pages")
     for file in (here, there):
         os.unlink(file)
