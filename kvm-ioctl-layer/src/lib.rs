@@ -22,6 +22,7 @@
 //! | [`table`] | THE ioctl table: a row an ioctl |
 //! | [`dispatch`] | raw ioctls: number, pointer, object |
 //! | [`caps`] | what KVM_CHECK_EXTENSION answers |
+//! | [`exits`] | `struct kvm_run`: a row an exit reason, a row a field |
 //! | [`run_page`] | the pages shared with the caller |
 //! | [`host`] | time and chance |
 //! | [`soft`] | the software backend |
@@ -30,8 +31,11 @@
 
 pub mod caps;
 pub mod dispatch;
+pub mod exits;
 pub mod fd;
 pub mod host;
+#[cfg(test)]
+mod reference;
 pub mod run_delay;
 pub mod run_page;
 pub mod signal;

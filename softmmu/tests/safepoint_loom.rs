@@ -17,6 +17,7 @@ mod primitives {
         ($name:ident $t:ty) => {
             pub struct $name(loom::sync::atomic::$name);
 
+            #[allow(dead_code)] // One set for all widths; not every width needs all of it.
             impl $name {
                 pub fn new(v: $t) -> Self {
                     Self(loom::sync::atomic::$name::new(v))
