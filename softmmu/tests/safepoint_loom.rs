@@ -123,8 +123,10 @@ mod primitives {
 
 use loom::sync::RwLock;
 use loom::thread;
+use primitives::AtomicU32;
 use safepoint::{Requests, VcpuGate, World};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 
 /// Every interleaving with so many preemptions.
 fn model(preemptions: usize, f: impl Fn() + Send + Sync + 'static) {
@@ -177,21 +179,28 @@ fn nor_one_among_others() {
 
 /// What vCPUs read as they run and exclusive sections write. Nobody waits for this lock: whoever would have to has met
 /// another where the safe points should have kept them apart.
-type Tables = Arc<RwLock<()>>;
+type Tables = Arc<(RwLock<()>, AtomicU32)>;
 
+fn tables() -> Tables {
+    Arc::new((RwLock::new(()), AtomicU32::new(0)))
+}
+
+/// The accesses in the middle depend on each other: there the model lets another thread go on.
 fn look(tables: &Tables) {
-    drop(tables.try_read().expect("no section is on while a vCPU runs"));
+    let _reading = tables.0.try_read().expect("no section is on while a vCPU runs");
+    tables.1.load(SeqCst);
 }
 
 fn change(tables: &Tables) {
-    drop(tables.try_write().expect("a section is alone"));
+    let _writing = tables.0.try_write().expect("a section is alone");
+    tables.1.fetch_add(1, SeqCst);
 }
 
 #[test]
 fn an_exclusive_section_is_alone() {
     model(3, || {
         let world = World::new();
-        let tables: Tables = Arc::new(RwLock::new(()));
+        let tables = tables();
         let gate = world.register();
         let vcpu = {
             let (gate, tables) = (Arc::clone(&gate), Arc::clone(&tables));
@@ -212,7 +221,7 @@ fn an_exclusive_section_is_alone() {
 fn a_halted_vcpu_holds_up_no_section() {
     model(2, || {
         let world = World::new();
-        let tables: Tables = Arc::new(RwLock::new(()));
+        let tables = tables();
         let gate = world.register();
         let vcpu = {
             let (gate, tables) = (Arc::clone(&gate), Arc::clone(&tables));
@@ -235,7 +244,7 @@ fn a_halted_vcpu_holds_up_no_section() {
 fn two_vcpus_with_a_section_each() {
     model(2, || {
         let world = World::new();
-        let tables: Tables = Arc::new(RwLock::new(()));
+        let tables = tables();
         let vcpus = [world.register(), world.register()].map(|gate| {
             let (world, tables) = (Arc::clone(&world), Arc::clone(&tables));
             thread::spawn(move || {
