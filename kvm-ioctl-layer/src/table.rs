@@ -248,14 +248,15 @@ fn set_xsave(vcpu: &VcpuFd, c: &Call<'_>) -> Result<Answer> {
 fn pre_fault(vcpu: &VcpuFd, c: &Call<'_>) -> Result<Answer> {
     // struct kvm_pre_fault_memory: gpa, size, flags, padding.
     let mut args = c.list::<u64>(0, 8)?;
-    if args[2] != 0 {
-        return Err(Errno::EINVAL);
-    }
-    let done = vcpu.pre_fault_memory(args[0], args[1]).map_err(errno)?;
-    args[0] = args[0].wrapping_add(done);
-    args[1] = args[1].wrapping_sub(done);
+    let done = match args[2] {
+        0 => vcpu.pre_fault_memory(args[0], args[1]).map_err(errno),
+        _ => Err(Errno::EINVAL),
+    };
+    args[0] = args[0].wrapping_add(*done.as_ref().unwrap_or(&0));
+    args[1] = args[1].wrapping_sub(*done.as_ref().unwrap_or(&0));
+    // What is left is told whatever the outcome.
     c.store_list(0, &args)?;
-    Ok(Answer::Value(0))
+    done.map(|_| Answer::Value(0))
 }
 
 fn signal_mask(vcpu: &VcpuFd, c: &Call<'_>) -> Result<Answer> {
