@@ -20,6 +20,9 @@ use x86_arch::{Exception, Rflags, Seg, Vector};
 /// Instructions between two looks at the clock when nothing else asks for attention.
 const QUANTUM: u64 = 4096;
 
+/// Timers that a halted vCPU under a bound sees fire without being woken, before its caller is asked.
+const SKIPS: u32 = 64;
+
 /// Where [`Processor::run`] stops at the latest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bound {
@@ -323,7 +326,7 @@ impl Processor {
 
     /// INIT, SIPI and HLT: waits until the vCPU is runnable, or says why it returns.
     fn inactive(&mut self) -> Option<Exit> {
-        let mut skipped = false;
+        let mut skipped = 0;
         let uninitialized = self.vcpu.events.activity == Activity::Uninitialized;
         let mut slept = false;
         loop {
@@ -360,13 +363,13 @@ impl Processor {
             }
             let deadline = v.next_deadline();
             // Skipped time wakes nobody where the timer's interrupt is held off: requests are looked at all the same.
-            if self.bounded() && (deadline.is_none() || skipped) {
+            if self.bounded() && (deadline.is_none() || skipped >= SKIPS) {
                 // The caller decides who runs when: nothing is waited for here.
                 return Some(Exit::Bound);
             }
             let v = &mut self.vcpu;
             if deadline.is_some_and(|d| v.vm.host.skip_to(d)) {
-                skipped = true;
+                skipped += 1;
                 v.resume_time();
             } else {
                 v.steal_time_stops();

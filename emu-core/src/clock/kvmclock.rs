@@ -19,6 +19,9 @@ pub const WALL_CLOCK_SIZE: usize = 12;
 /// MSR_KVM_SYSTEM_TIME: bit 0, the structure is to be kept up to date.
 pub const SYSTEM_TIME_ENABLED: u64 = 1;
 
+/// By how much two structures of one clock may differ: each was rounded, and so was the factor.
+const ROUNDING_NS: u64 = 4;
+
 /// A factor that turns TSC ticks into nanoseconds: `(ticks << shift) * mul >> 32`, where a negative shift is a shift
 /// to the right.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -133,7 +136,7 @@ impl PvclockVcpuTimeInfo {
         version != 0
             && version & 1 == 0
             && word(24) == rate
-            && then.at(self.tsc_timestamp) == self.system_time
+            && then.at(self.tsc_timestamp).abs_diff(self.system_time) <= ROUNDING_NS
     }
 
     /// The structure in three steps. `guest_version` is what guest memory holds now.
@@ -269,8 +272,8 @@ mod tests {
         assert!(now.is_in(&done) && old.is_in(&done));
         let other_rate = TscToSystem { shift: 2, ..scale };
         for (name, info) in [
-            ("time", PvclockVcpuTimeInfo { system_time: 571, ..now }),
-            ("TSC", PvclockVcpuTimeInfo { tsc_timestamp: 1501, ..now }),
+            ("time", PvclockVcpuTimeInfo { system_time: 580, ..now }),
+            ("TSC", PvclockVcpuTimeInfo { tsc_timestamp: 1510, ..now }),
             ("rate", PvclockVcpuTimeInfo { scale: other_rate, ..old }),
             ("flags", PvclockVcpuTimeInfo { flags: 3, ..now }),
         ] {

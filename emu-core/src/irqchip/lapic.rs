@@ -48,6 +48,9 @@ pub const ESR_ILLEGAL_REGISTER: u32 = 1 << 7;
 /// Errors seen since the last write to the ESR live in the padding after it. The guest cannot reach the padding, and
 /// KVM_GET_LAPIC's image then needs nothing beside it.
 const ESR_ACCUMULATED: u32 = APIC_ESR + 4;
+/// Nanoseconds by which the current count in KVM_GET_LAPIC's image is too long, a count being whole ticks: in the padding
+/// after it. KVM leaves it zero.
+const TIMER_SURPLUS: u32 = APIC_TIMER_CURRENT + 4;
 /// Vectors below this are illegal for fixed interrupts.
 const FIRST_LEGAL_VECTOR: u8 = 16;
 /// NMIs wait at most two deep: one being handled and one latched.

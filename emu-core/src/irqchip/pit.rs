@@ -315,6 +315,19 @@ pub struct PitState {
     pub irq_ack: bool,
 }
 
+/// What `kvm_pit_channel_state` has no place for: with it a restored PIT ticks on as if nothing had happened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PitPhase {
+    /// When the state was read, on the clock of `count_load_time`.
+    pub read_at: u64,
+    /// Edges of channel 0 up to then that [`Pit::expire`] had not seen.
+    pub unseen: u32,
+    /// [`PitState::pending`].
+    pub pending: u32,
+    /// [`PitState::irq_ack`].
+    pub irq_ack: bool,
+}
+
 /// A PIT.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pit {
@@ -496,15 +509,43 @@ impl Pit {
         }
     }
 
-    /// KVM_SET_PIT2: takes over channels and flags, and lets each count begin again now, as KVM does: the times in
-    /// the channels may be another host's.
-    pub fn reload(&mut self, channels: &[PitChannelState; 3], flags: u32, now: u64) {
+    /// What goes with the channels at `now`.
+    pub fn phase(&self, now: u64) -> PitPhase {
+        let edges = self.state.channels[0].edges_until(now);
+        PitPhase {
+            read_at: now,
+            unseen: u32::try_from(edges.saturating_sub(self.state.edges_seen)).unwrap_or(u32::MAX),
+            pending: self.state.pending,
+            irq_ack: self.state.irq_ack,
+        }
+    }
+
+    /// KVM_SET_PIT2: takes over channels and flags. With the phase the counts go on from where they were when the state was
+    /// read; without it each begins again now, as under KVM: the times in the channels may be another host's.
+    pub fn reload(&mut self, channels: &[PitChannelState; 3], flags: u32, phase: Option<PitPhase>, now: u64) {
         self.set_state(&PitState { channels: *channels, flags, ..self.state.clone() });
+        let Some(PitPhase { read_at, unseen, pending, irq_ack }) = phase else {
+            for channel in &mut self.state.channels {
+                if channel.count_load_time >= 0 {
+                    channel.start(now, true);
+                }
+            }
+            self.restart_ticks();
+            return;
+        };
         for channel in &mut self.state.channels {
+            // A held count is negative, and means a length of time.
             if channel.count_load_time >= 0 {
-                channel.start(now, true);
+                channel.count_load_time = channel
+                    .count_load_time
+                    .saturating_add_unsigned(now)
+                    .saturating_sub_unsigned(read_at)
+                    .max(0);
             }
         }
-        self.restart_ticks();
+        let edges = self.state.channels[0].edges_until(now);
+        self.state.edges_seen = edges.saturating_sub(unseen.into());
+        self.state.pending = pending;
+        self.state.irq_ack = irq_ack;
     }
 }

@@ -8,7 +8,7 @@ use crate::user_mem::{from_bytes, member, set_member};
 use emu_core::event::{Activity, Events, PendingException, Shadow};
 use emu_core::irqchip::ioapic::{IOAPIC_PINS, IoapicState, RedirectionEntry};
 use emu_core::irqchip::pic::PicState;
-use emu_core::irqchip::pit::{PitChannelState, PitState};
+use emu_core::irqchip::pit::{PitChannelState, PitPhase, PitState};
 use emu_core::irqchip::routing::{Chip, Msi, Route, Target};
 use emu_core::mce::MachineCheck;
 use emu_core::vcpu::{Hot, RIP, Vcpu};
@@ -401,8 +401,9 @@ pub fn events(e: &Events, caps: EventCaps) -> kvm_vcpu_events {
         triple_fault,
     } = e;
     let mut k = kvm_vcpu_events::default();
-    // A trap that the last instruction left is the #DB that comes next.
-    let trap = (*debug_trap != 0).then_some(PendingException {
+    // A trap that the last instruction left is the #DB that comes next. Without the payload's capability it was made one
+    // before, unless the shadow of MOV SS holds it: that cannot be told.
+    let trap = (*debug_trap != 0 && caps.exception_payload).then_some(PendingException {
         vector: 1,
         error_code: None,
         payload: Some(*debug_trap),
@@ -470,6 +471,14 @@ pub fn set_events(e: &mut Events, k: &kvm_vcpu_events) {
         } else {
             Shadow::None
         };
+    }
+    if e.shadow == Shadow::MovSs
+        && k.exception.injected == 0
+        && let Some(PendingException { vector: 1, payload: Some(bits), .. }) = e.exception
+    {
+        // The shadow holds the trap back until the next instruction is done.
+        e.exception = None;
+        e.debug_trap = bits;
     }
     e.nmi_injected = k.nmi.injected != 0;
     if has(KVM_VCPUEVENT_VALID_NMI_PENDING) {
@@ -640,11 +649,25 @@ pub fn set_ioapic(k: &kvm_irqchip) -> IoapicState {
     }
 }
 
-/// KVM_GET_PIT2.
-pub fn pit(s: &PitState) -> kvm_pit_state2 {
-    // Tick bookkeeping restarts with the counts, as in KVM; `reinject` is KVM_REINJECT_CONTROL's, write-only there too.
+/// `kvm_pit_state2.reserved[4]`: the words before it have the phase. KVM leaves them zero, and looks at none.
+const PIT_PHASE: u32 = 1 << 0;
+/// `kvm_pit_state2.reserved[4]`: IRQ 0 was acknowledged.
+const PIT_PHASE_ACK: u32 = 1 << 1;
+
+/// KVM_GET_PIT2. The phase goes into reserved words, so that a VMM that keeps the structure whole loses no tick.
+pub fn pit(s: &PitState, phase: &PitPhase) -> kvm_pit_state2 {
+    // `edges_seen` follows from the phase; `reinject` is KVM_REINJECT_CONTROL's, write-only in KVM too.
     let PitState { channels, flags, edges_seen: _, reinject: _, pending: _, irq_ack: _ } = s;
     let mut k = kvm_pit_state2 { flags: *flags, ..Default::default() };
+    let PitPhase { read_at, unseen, pending, irq_ack } = *phase;
+    let ack = if irq_ack { PIT_PHASE_ACK } else { 0 };
+    k.reserved[..5].copy_from_slice(&[
+        read_at as u32,
+        (read_at >> 32) as u32,
+        unseen,
+        pending,
+        PIT_PHASE | ack,
+    ]);
     for (to, from) in k.channels.iter_mut().zip(channels) {
         let PitChannelState {
             count,
@@ -678,6 +701,17 @@ pub fn pit(s: &PitState) -> kvm_pit_state2 {
         };
     }
     k
+}
+
+/// The phase in KVM_SET_PIT2's structure, if one of ours was kept.
+pub fn pit_phase(k: &kvm_pit_state2) -> Option<PitPhase> {
+    let [low, high, unseen, pending, flags, ..] = k.reserved;
+    (flags & PIT_PHASE != 0).then_some(PitPhase {
+        read_at: u64::from(high) << 32 | u64::from(low),
+        unseen,
+        pending,
+        irq_ack: flags & PIT_PHASE_ACK != 0,
+    })
 }
 
 /// The channels of KVM_SET_PIT2.

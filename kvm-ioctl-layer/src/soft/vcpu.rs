@@ -24,6 +24,10 @@ use std::sync::{Arc, LazyLock};
 use x86_arch::control::{Cr0, Cr4, Dr6, Dr7, Efer, Xcr0};
 use x86_arch::{Gpa, Gva, PagingMode, Rflags, Seg, xsave};
 
+/// Where KVM_GET_XSAVE's image has the selectors of the x87 pointers, whose own places the 64-bit format needs for longer
+/// pointers: in bytes that are software's (SDM vol. 1, 10.5.1). KVM leaves these zero.
+const SOFTWARE_BYTES: usize = 504;
+
 /// What the last exit waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Unfinished {
@@ -511,6 +515,23 @@ impl SoftVcpu {
         Ok(())
     }
 
+    /// A caller that cannot take an exception's payload along (KVM_CAP_EXCEPTION_PAYLOAD is off) finds it where delivery
+    /// would put it, in CR2 or DR6, whichever structure is read first.
+    fn settle_payload(&mut self) {
+        if self.settings.lock().events.exception_payload {
+            return;
+        }
+        let v = self.core();
+        let held = v.events.shadow == emu_core::event::Shadow::MovSs;
+        if v.events.exception.is_none() && v.events.debug_trap != 0 && !held {
+            let bits = core::mem::take(&mut v.events.debug_trap);
+            v.raise_debug(bits);
+        }
+        if let Some(e) = v.events.exception {
+            v.apply_payload(&e);
+        }
+    }
+
     /// KVM_SET_SREGS refuses what the processor could not be in (EINVAL).
     fn check_sregs(&self, s: &kvm_sregs2) -> Result<(Cr0, Cr4, Efer)> {
         let v = &self.processor.vcpu;
@@ -665,6 +686,7 @@ impl Vcpu for SoftVcpu {
     }
 
     fn get_sregs2(&mut self) -> Result<kvm_sregs2> {
+        self.settle_payload();
         let v = self.core();
         let apic_base = msr::get(v, x86_arch::msr::IA32_APIC_BASE).unwrap_or(0);
         let mut s = convert::sregs2(v, apic_base);
@@ -803,6 +825,8 @@ impl Vcpu for SoftVcpu {
             bv = bv & !(1 << 9) | u64::from(pkru != 0) << 9;
         }
         area[xsave::XSTATE_BV..xsave::XSTATE_BV + 8].copy_from_slice(&bv.to_le_bytes());
+        area[SOFTWARE_BYTES..SOFTWARE_BYTES + 2].copy_from_slice(&v.xsave.fcs.to_le_bytes());
+        area[SOFTWARE_BYTES + 2..SOFTWARE_BYTES + 4].copy_from_slice(&v.xsave.fds.to_le_bytes());
         Ok(area)
     }
 
@@ -848,6 +872,11 @@ impl Vcpu for SoftVcpu {
                 image.bytes[component.offset..component.offset + component.size].fill(0);
             }
         }
+        if bv & 1 != 0 {
+            let selector = |at: usize| u16::from_le_bytes([image.bytes[at], image.bytes[at + 1]]);
+            (image.fcs, image.fds) = (selector(SOFTWARE_BYTES), selector(SOFTWARE_BYTES + 2));
+        }
+        image.bytes[SOFTWARE_BYTES..SOFTWARE_BYTES + 4].fill(0);
         // A processor makes ES and B from the flags and masks that it loads.
         image.update_summary();
         image.set_mxcsr(if loads_mxcsr { mxcsr } else { v.xsave.mxcsr() });
@@ -934,14 +963,10 @@ impl Vcpu for SoftVcpu {
 
     fn get_vcpu_events(&mut self) -> Result<kvm_vcpu_events> {
         let caps = self.settings.lock().events;
+        self.settle_payload();
         let v = self.core();
-        v.take_apic_events();
-        if !caps.exception_payload
-            && let Some(e) = v.events.exception
-        {
-            // The caller cannot take the payload along: it goes where delivery would put it.
-            v.apply_payload(&e);
-        }
+        // An INIT or SIPI that has come is acted on first: KVM_GET_MP_STATE would, and might be asked later.
+        v.accept_init_and_sipi();
         Ok(convert::events(&v.events, caps))
     }
 
@@ -991,6 +1016,7 @@ impl Vcpu for SoftVcpu {
     }
 
     fn get_debugregs(&mut self) -> Result<kvm_debugregs> {
+        self.settle_payload();
         let v = self.core();
         Ok(kvm_debugregs { db: v.dr, dr6: v.dr6.bits(), dr7: v.dr7.bits(), ..Default::default() })
     }

@@ -371,13 +371,18 @@ impl Vm for SoftVm {
     }
 
     fn get_pit2(&self) -> Result<kvm_pit_state2> {
-        self.core.with_irqchip(|c| c.pit().map(|p| convert::pit(&p.state()))).flatten().ok_or(Errno::ENXIO)
+        let now = self.now_ns();
+        let pit = |p: &mut emu_core::irqchip::pit::Pit| convert::pit(&p.state(), &p.phase(now));
+        self.core.with_irqchip(|c| c.pit().map(pit)).flatten().ok_or(Errno::ENXIO)
     }
 
     fn set_pit2(&self, state: &kvm_pit_state2) -> Result {
         let now = self.now_ns();
         self.core
-            .with_irqchip(|c| c.pit().map(|p| p.reload(&convert::set_pit(state), state.flags, now)))
+            .with_irqchip(|c| {
+                let phase = convert::pit_phase(state);
+                c.pit().map(|p| p.reload(&convert::set_pit(state), state.flags, phase, now))
+            })
             .flatten()
             .ok_or(Errno::ENXIO)?;
         // Halted vCPUs sleep until the old deadline.

@@ -51,7 +51,9 @@ impl Lapic {
     /// The image of KVM_GET_LAPIC (KVM api 4.57): the register page with the timer's current count in it.
     pub fn register_page(&self, now: &Now, format: IdFormat) -> [u8; PAGE_BYTES] {
         let mut page = self.page;
-        page[(APIC_TIMER_CURRENT >> 2) as usize] = self.saved_count(now);
+        let (count, surplus) = self.saved_count(now);
+        page[(APIC_TIMER_CURRENT >> 2) as usize] = count;
+        page[(TIMER_SURPLUS >> 2) as usize] = surplus;
         if self.mode() == ApicMode::X2Apic && format == IdFormat::Legacy {
             page[(APIC_ID >> 2) as usize] <<= 24;
         }

@@ -4,7 +4,7 @@
 //! and everything between is computed from the time that the caller passes in. Who sleeps until
 //! [`Lapic::timer_deadline`] and calls [`Lapic::timer_expire`] is not decided here.
 
-use super::{Accepted, Lapic, LocalSource};
+use super::{Accepted, Lapic, LocalSource, TIMER_SURPLUS};
 use crate::clock::Now;
 use x86_arch::apic::*;
 
@@ -123,13 +123,13 @@ impl Lapic {
         u32::try_from(self.remaining(now).div_ceil(self.divider())).unwrap_or(u32::MAX)
     }
 
-    /// The current count for a saved image. A one-shot that is due but was not expired yet still has one tick to go,
-    /// so that its interrupt is not lost on the way.
-    pub(super) fn saved_count(&self, now: &Now) -> u32 {
-        match self.timer.target_ns {
-            Some(_) => self.current_count(now).max(1),
-            None => 0,
-        }
+    /// The current count for a saved image, and by how many nanoseconds it is too long. A timer that is due but was not
+    /// expired yet still has one tick to go, so that its interrupt is not lost on the way.
+    pub(super) fn saved_count(&self, now: &Now) -> (u32, u32) {
+        let Some(target) = self.timer.target_ns else { return (0, 0) };
+        let count = if target > now.ns { self.current_count(now) } else { 1 };
+        let until = u64::from(count).saturating_mul(self.divider()).saturating_add(now.ns);
+        (count, u32::try_from(until.saturating_sub(target)).unwrap_or(u32::MAX))
     }
 
     /// Runs on from a restored register page.
@@ -145,10 +145,14 @@ impl Lapic {
         if self.reg(APIC_TIMER_INITIAL) == 0 {
             return;
         }
-        let remaining = u64::from(count).saturating_mul(self.divider());
+        let surplus = u64::from(self.reg(TIMER_SURPLUS));
+        self.set_reg(TIMER_SURPLUS, 0);
+        let ticks = u64::from(count).saturating_mul(self.divider());
         self.timer.target_ns = match self.timer_mode() {
             TimerMode::Periodic if count == 0 => Some(now.ns.saturating_add(self.timer.period_ns)),
-            TimerMode::OneShot | TimerMode::Periodic if count != 0 => Some(now.ns.saturating_add(remaining)),
+            TimerMode::OneShot | TimerMode::Periodic if count != 0 => {
+                Some(now.ns.saturating_add(ticks).saturating_sub(surplus))
+            }
             _ => None,
         };
     }

@@ -286,7 +286,7 @@ fn reinjection() {
 fn hpet_legacy_silences_channel_0() {
     let mut pit = programmed(2, 1000);
     let state = pit.state();
-    pit.reload(&state.channels, PIT_FLAGS_HPET_LEGACY, T0);
+    pit.reload(&state.channels, PIT_FLAGS_HPET_LEGACY, None, T0);
     assert_eq!((pit.deadline(), pit.expire(at(5000))), (None, false));
 }
 
@@ -304,7 +304,7 @@ fn state_round_trip_and_reload() {
     // As KVM_SET_PIT2: counts begin again now; a held one stays held.
     let state = pit.state();
     let mut other = Pit::default();
-    other.reload(&state.channels, state.flags, 77);
+    other.reload(&state.channels, state.flags, None, 77);
     assert_eq!(other.deadline(), Some(77 + (at(1000) - T0)));
     assert_eq!(other.state().flags, PIT_FLAGS_SPEAKER_DATA_ON);
     assert_eq!(other.read(0x40, 77), pit.read(0x40, at(700)), "the latched status came along");
@@ -346,4 +346,24 @@ proptest::proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_reloaded_pit_with_its_phase_goes_on() {
+    let mut pit = Pit::default();
+    for (port, value) in [(0x43, 0x34), (0x40, 0), (0x40, 0x10)] {
+        pit.write(port, value, T0);
+    }
+    let first = pit.deadline().unwrap();
+    assert!(pit.expire(first));
+    // One tick is under way, and a second one not seen yet.
+    let now = pit.deadline().unwrap() + 5;
+    let mut other = Pit::default();
+    let s = pit.state();
+    other.reload(&s.channels, s.flags, Some(pit.phase(now)), now);
+    assert_eq!(other.state(), s);
+    // On another host's clock.
+    other.reload(&s.channels, s.flags, Some(pit.phase(now)), now + 1_000_000);
+    assert_eq!(other.deadline().map(|d| d - 1_000_000), pit.deadline());
+    assert_eq!(other.read(0x40, now + 1_000_000), pit.read(0x40, now));
 }
