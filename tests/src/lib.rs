@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod fuzz;
+pub mod getset;
 pub mod guest;
 pub mod ioctl_fuzz;
 pub mod ioctls;

@@ -115,6 +115,11 @@ impl Environment {
         }
     }
 
+    /// Guest memory from zero.
+    pub fn memory(&self) -> &[u8] {
+        &self.ram
+    }
+
     /// A processor at the start of a case.
     pub fn start(
         &mut self,

@@ -68,6 +68,23 @@ impl Fuzzer {
         Setting::choose(&mut Random::new(case ^ 0x2545_f491))
     }
 
+    /// A processor at the start of a guest like those of the cases.
+    pub fn start(
+        &mut self,
+        mode: Mode,
+        user: bool,
+        code: &[u8],
+        setting: Setting,
+        random: &mut Random,
+    ) -> Processor {
+        self.environment.start(mode, user, code, setting, random)
+    }
+
+    /// The memory that [`Fuzzer::start`] has filled.
+    pub fn memory(&self) -> &[u8] {
+        self.environment.memory()
+    }
+
     /// Runs one case.
     pub fn run(&mut self, case: u64) -> Ran {
         let (mode, user, code) = self.code(case);

@@ -1,0 +1,123 @@
+//! GET/SET completeness: a VM saved at any boundary and set down in another goes on as if nothing had happened.
+
+use softkvm_tests::fuzz::Fuzzer;
+use softkvm_tests::getset::machine::{Machine, Pace, Plan, Stop};
+use softkvm_tests::getset::saved::Order;
+use softkvm_tests::getset::{Window, check, compare, guests, process};
+use std::sync::Arc;
+
+fn holds(plan: &Plan, window: Window) {
+    let start = std::time::Instant::now();
+    let o = check(plan, window);
+    println!(
+        "{}: {} copies, {} at exits, {} instructions, {:?}",
+        plan.name,
+        o.copies,
+        o.exits,
+        o.instructions,
+        start.elapsed()
+    );
+    assert!(o.faults.is_empty(), "{}", o.faults.join("\n"));
+}
+
+const ALL: Window = Window { slice: 0, stride: 1, boundaries: 4000 };
+
+#[test]
+fn the_harness_guest() {
+    holds(&guests::harness(200_000), Window { slice: 5, stride: 997, boundaries: 100 });
+}
+
+fn guest(name: &str, stride: u64) {
+    let plan = guests::all().into_iter().find(|p| p.name.starts_with(name)).expect("a guest of that name");
+    holds(&plan, Window { stride, ..ALL });
+}
+
+#[test]
+fn long_mode() {
+    guest("64-bit", 1);
+}
+
+#[test]
+fn long_mode_with_payloads() {
+    guest("64-bit, payloads", 2);
+}
+
+#[test]
+fn without_controllers() {
+    guest("no controllers", 1);
+}
+
+#[test]
+fn split_controllers() {
+    guest("split", 1);
+}
+
+#[test]
+fn guest_debug() {
+    for plan in guests::all().iter().filter(|p| p.name.starts_with("guest debug")) {
+        holds(plan, Window { stride: 2, ..ALL });
+    }
+}
+
+#[test]
+fn real_mode() {
+    guest("real mode", 1);
+}
+
+#[test]
+fn protected_mode() {
+    guest("protected mode", 1);
+}
+
+#[test]
+fn virtual_8086_mode() {
+    guest("virtual-8086", 1);
+}
+
+#[test]
+fn two_processors() {
+    guest("two processors", 1);
+}
+
+#[test]
+fn random_guests() {
+    let mut fuzzer = Fuzzer::new();
+    for case in 0..40 {
+        let plan = guests::random(&mut fuzzer, case);
+        holds(&plan, Window { slice: 0, stride: 11, boundaries: 400 });
+    }
+}
+
+/// The state goes to another process as bytes, and the end comes back.
+#[test]
+fn another_process() {
+    for (n, plan) in guests::all().into_iter().enumerate() {
+        let name = plan.name.clone();
+        let plan = Arc::new(plan);
+        let mut m = Machine::new(&plan);
+        for _ in 0..150 + 10 * n {
+            if let Stop::Exit(_) = m.go(Pace::Step) {
+                m.complete();
+            }
+        }
+        let (saved, before) = (m.save(), m.log.len());
+        let order = if n % 2 == 0 { Order::Qemu } else { Order::Firecracker };
+        let program = env!("CARGO_BIN_EXE_getset");
+        let answer = process::ask(program, &name, &saved, order, &m.outside, &m.position).expect(&name);
+        m.finish();
+        assert_eq!(m.save().diff(&answer.saved), Vec::<String>::new(), "{name}");
+        assert_eq!(m.log[before..], answer.log, "{name}");
+        assert_eq!(m.position, answer.position, "{name}");
+    }
+}
+
+/// KVM_CAP_SYNC_REGS: at every boundary the page has what KVM_GET shows, and loading it changes nothing.
+#[test]
+fn registers_in_the_run_page() {
+    for name in ["64-bit", "64-bit, payloads", "no controllers", "real mode", "virtual-8086"] {
+        let plan =
+            guests::all().into_iter().find(|p| p.name.starts_with(name)).expect("a guest of that name");
+        let synced = Plan { sync_regs: true, ..plan.clone() };
+        assert_eq!(compare(&plan, &synced), Vec::<String>::new(), "{name}");
+    }
+}
