@@ -191,7 +191,7 @@ impl Processor {
             if exact {
                 self.vcpu.poll_timers();
             }
-            None
+            self.debug_exit_due()
         }))
         .unwrap_or_else(|_| {
             self.vcpu.vm.dead.store(true, Ordering::Relaxed);
@@ -232,7 +232,8 @@ impl Processor {
             self.drop_changed_code();
         }
         // What the instruction has done is told before a kick is obeyed: who is told EINTR may save the state.
-        if let Some(exit) = self.drain_writes().or_else(|| self.debug_exit_due()) {
+        let told = self.drain_writes().or_else(|| self.debug_exit_due()).or_else(|| self.halt_exit_due());
+        if let Some(exit) = told {
             if wanted_out {
                 self.vcpu.shared.gate.request(Requests::EXIT);
             }
@@ -389,6 +390,16 @@ impl Processor {
             }
             self.vcpu.poll_timers();
         }
+    }
+
+    /// HLT where user space has the interrupt controllers: it is an exit, and no state to be seen.
+    fn halt_exit_due(&mut self) -> Option<Exit> {
+        let v = &mut self.vcpu;
+        let due = v.events.activity == Activity::Halted && !v.vm.has_irqchip() && !v.wakes_from_halt();
+        due.then(|| {
+            v.events.activity = Activity::Runnable;
+            Exit::Hlt
+        })
     }
 
     /// An exit that user space's debugging wants for the instruction just executed.

@@ -246,6 +246,7 @@ pub fn real() -> Plan {
     sregs.gdt.limit = 0xffff;
     let start = Start { regs: Some(regs(CODE, 0)), sregs: Some(sregs), ..Start::default() };
     let mut p = Plan::one("real mode", Controllers::Full, start, 50_000);
+    p.exception_payload = true;
     let mut data: Vec<u8> = (0..0x100u32).map(|n| (n * 37) as u8).collect();
     data[0x80..0x84].copy_from_slice(&[0, 0xe0, 0, 0]);
     p.pieces = vec![(0, ivt), (HANDLERS, handlers), (CODE, code), (DATA, data)];
@@ -479,6 +480,7 @@ pub fn virtual_8086() -> Plan {
     r.rsp = 0xe000;
     let start = Start { regs: Some(r), sregs: Some(sregs), ..Start::default() };
     let mut p = Plan::one("virtual-8086 mode", Controllers::Full, start, 330);
+    p.exception_payload = true;
     p.pieces = protected_pieces(false);
     p.pieces.push((CODE, code));
     p

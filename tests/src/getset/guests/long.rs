@@ -863,6 +863,9 @@ fn interrupts(b: &mut Blocks) -> Assembled {
     })
 }
 
+/// Instructions of [`whole`] that are run.
+const WINDOW: u64 = 1000;
+
 /// Everything that one processor with all controllers has; `payload` is KVM_CAP_EXCEPTION_PAYLOAD.
 pub fn whole(payload: bool) -> Plan {
     let code = assemble(|b| {
@@ -874,7 +877,7 @@ pub fn whole(payload: bool) -> Plan {
         accesses(b)?;
         exceptions(b)
     });
-    let mut p = plan(if payload { "64-bit, payloads" } else { "64-bit" }, Controllers::Full, 100_000, code);
+    let mut p = plan(if payload { "64-bit, payloads" } else { "64-bit" }, Controllers::Full, WINDOW, code);
     p.exception_payload = payload;
     p.mce_banks = 4;
     p
@@ -961,5 +964,7 @@ pub fn debugged(control: u32) -> Plan {
     d.arch.debugreg[1] = DATA + 0x20;
     d.arch.debugreg[7] = 0x00f0_000a | 2;
     p.vcpus[0].debug = Some(d);
+    // Without it a trap that the shadow of MOV SS holds back is lost, as in KVM.
+    p.exception_payload = true;
     p
 }
