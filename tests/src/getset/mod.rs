@@ -211,7 +211,6 @@ pub fn check(plan: &Plan, window: Window) -> Outcome {
             look(name(""), &saved, &outside, &position, exits, &mut outcome);
         }
     }
-    drop(look);
     source.finish();
     let stepped = differences(&whole, &end(&source), 0);
     outcome.faults.extend(stepped.into_iter().take(4).map(|f| format!("{} in steps: {f}", plan.name)));

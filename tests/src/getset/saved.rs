@@ -112,11 +112,9 @@ fn get_msrs(v: &mut dyn Vcpu, list: &[u32]) -> Result<Vec<u8>> {
 fn set_msrs(v: &mut dyn Vcpu, bytes: &[u8], wanted: impl Fn(u32) -> bool) -> Result {
     for e in bytes.chunks_exact(size_of::<kvm_msr_entry>()) {
         let e: kvm_msr_entry = from_bytes(e);
-        if wanted(e.index) {
-            if v.set_msrs(&[e])? != 1 {
-                eprintln!("MSR {:#x} does not take {:#x}", e.index, e.data);
-                return Err(Errno::EINVAL);
-            }
+        if wanted(e.index) && v.set_msrs(&[e])? != 1 {
+            eprintln!("MSR {:#x} does not take {:#x}", e.index, e.data);
+            return Err(Errno::EINVAL);
         }
     }
     Ok(())
