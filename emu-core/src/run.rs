@@ -169,7 +169,7 @@ impl Processor {
     /// and nothing else (KVM_RUN with `immediate_exit`). `None`: nothing is left.
     pub fn complete_pending(&mut self) -> Option<Exit> {
         if !self.has_pending_io() {
-            return None;
+            return self.debug_exit_due();
         }
         let gate = self.vcpu.shared.gate.clone();
         gate.enter();
@@ -395,7 +395,8 @@ impl Processor {
     /// HLT where user space has the interrupt controllers: it is an exit, and no state to be seen.
     fn halt_exit_due(&mut self) -> Option<Exit> {
         let v = &mut self.vcpu;
-        let due = v.events.activity == Activity::Halted && !v.vm.has_irqchip() && !v.wakes_from_halt();
+        let outside = !v.vm.has_irqchip() && !v.vm.choices.hlt_in_guest();
+        let due = v.events.activity == Activity::Halted && outside && !v.wakes_from_halt();
         due.then(|| {
             v.events.activity = Activity::Runnable;
             Exit::Hlt

@@ -168,6 +168,19 @@ impl Vcpu {
         self.attend(crate::vcpu::ATTENTION_EVENT);
     }
 
+    /// The length of the INT3 at CS:RIP, if there is one. A #BP that waits for its delivery may have come from elsewhere, with
+    /// nothing but RIP to say what raised it.
+    pub(crate) fn int3_len(&mut self) -> Option<u8> {
+        let mut bytes = [0; 15];
+        let n = self.peek_code(&mut bytes);
+        let prefix = |b: u8| {
+            matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf2 | 0xf3)
+                || self.mode == CpuMode::Bits64 && b & 0xf0 == 0x40
+        };
+        let at = bytes.iter().take(n).position(|&b| !prefix(b))?;
+        (bytes.get(at) == Some(&0xcc)).then_some(at as u8 + 1)
+    }
+
     /// Reads code bytes at CS:RIP for a report, without side effects. Returns how many could be read.
     pub fn peek_code(&mut self, bytes: &mut [u8]) -> usize {
         let gva =

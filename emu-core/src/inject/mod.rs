@@ -94,7 +94,8 @@ impl Vcpu {
                 // #BP and #OF are traps of an instruction that has not been stepped over yet.
                 Some(Vector::Bp | Vector::Of) => {
                     event.kind = EventKind::SoftwareException;
-                    rip = rip.wrapping_add(self.insn_len as u64) & self.hot.rip_mask;
+                    let len = self.int3_len().unwrap_or(self.insn_len);
+                    rip = rip.wrapping_add(len.into()) & self.hot.rip_mask;
                 }
                 // SDM vol. 3A, 17.3.1.1: RF is set in the image for every fault but an instruction breakpoint.
                 Some(Vector::Db | Vector::Nmi | Vector::Df | Vector::Mc) => {}
