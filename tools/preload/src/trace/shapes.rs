@@ -48,6 +48,7 @@ pub const SHAPES: &[(u32, &str)] = &[
     ),
     (KVM_GET_DIRTY_LOG, "slot:x4 +4 dirty_bitmap:x8"),
     (KVM_CLEAR_DIRTY_LOG, "slot:x4 num_pages:d4 first_page:d8 dirty_bitmap:x8"),
+    (KVM_PRE_FAULT_MEMORY, "gpa:x8 size:x8 flags:x8 +40"),
     (KVM_SET_IDENTITY_MAP_ADDR, "addr:x8"),
     (KVM_IRQ_LINE, "irq:d4 level:d4"),
     (KVM_IRQ_LINE_STATUS, "irq:d4 level:d4"),
