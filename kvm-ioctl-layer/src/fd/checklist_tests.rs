@@ -1,4 +1,5 @@
 //! The review checklist of KVM's documentation (review-checklist.txt), as far as a program can check it. By its numbers:
+//! Test-only: `unsafe` gives memory to guests.
 //!
 //! - 3, a new API is documented and discoverable: [`rows_are_documented`], [`rows_are_discoverable`];
 //! - 4, new state is saved and restored: `state_tests`, and [`pv_state_is_saved`];
@@ -10,7 +11,7 @@
 //! - 12, robust against reset and kexec: `emu-core`'s `pv::tests::nothing_is_written_after_a_reset`, and
 //!   [`a_reset_by_ioctls_unshares_memory`].
 //!
-//! 1, 2 and 7 are about patches. Test-only: `unsafe` gives memory to guests.
+//! 1, 2 and 7 are about patches.
 
 use crate::table::{FdKind, Status, TABLE};
 use crate::{Kvm, VcpuFd, VmFd, caps};

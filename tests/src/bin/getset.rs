@@ -1,12 +1,14 @@
 //! GET/SET completeness by the command line: every boundary of every guest, or for as long as one likes.
 //!
-//!     getset                                 # each guest, every boundary
-//!     getset --guest NAME [--stride N]       # one of them
-//!     getset --random N [--seed S]           # so many random guests
-//!     getset --harness N                     # the harness's own guest, one boundary in N
-//!     getset --fields                        # each field of the state lost, and whether that shows
-//!     getset --trace N --guest NAME          # where a guest is at its first N boundaries
-//!     getset --list                          # the guests' names
+//! ```text
+//! getset                                 # each guest, every boundary
+//! getset --guest NAME [--stride N]       # one of them
+//! getset --random N [--seed S]           # so many random guests
+//! getset --harness N                     # the harness's own guest, one boundary in N
+//! getset --fields                        # each field of the state lost, and whether that shows
+//! getset --trace N --guest NAME          # where a guest is at its first N boundaries
+//! getset --list                          # the guests' names
+//! ```
 //!
 //! Status 0: all the same. What is compared is in `softkvm_tests::getset`; `--resume` is the other process of its test.
 

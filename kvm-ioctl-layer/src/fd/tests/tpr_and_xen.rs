@@ -1,4 +1,5 @@
 //! Exits about the task priority, the page that stands for it, and Xen's hypercalls, through the run page.
+//! Test-only: `unsafe` reads the union of kvm_run.
 
 use super::{Guest, RAM};
 use kvm_api::backend::Vcpu;
