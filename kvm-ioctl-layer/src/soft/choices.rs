@@ -37,9 +37,7 @@ pub fn enable(vm: &Vm, settings: &VmSettings, cap: &kvm_enable_cap) -> Result {
         KVM_CAP_DISABLE_QUIRKS | KVM_CAP_DISABLE_QUIRKS2 => {
             let quirks = Quirks::from_bits_truncate(arg as u32);
             vm.choices.disable(quirks);
-            if quirks.contains(Quirks::SLOT_ZAP_ALL) {
-                vm.mmu.set_zap_all_quirk(false);
-            }
+            vm.mmu.set_zap_all_quirk(!quirks.contains(Quirks::SLOT_ZAP_ALL));
             vm.quirks_changed();
             Ok(())
         }
