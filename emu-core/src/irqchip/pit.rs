@@ -509,15 +509,18 @@ impl Pit {
         }
     }
 
-    /// What goes with the channels at `now`.
-    pub fn phase(&self, now: u64) -> PitPhase {
+    /// What goes with the channels at `now`; nothing while no channel was ever given a mode.
+    pub fn phase(&self, now: u64) -> Option<PitPhase> {
+        if self.state.channels.iter().all(|c| c.mode == MODE_NONE) {
+            return None;
+        }
         let edges = self.state.channels[0].edges_until(now);
-        PitPhase {
+        Some(PitPhase {
             read_at: now,
             unseen: u32::try_from(edges.saturating_sub(self.state.edges_seen)).unwrap_or(u32::MAX),
             pending: self.state.pending,
             irq_ack: self.state.irq_ack,
-        }
+        })
     }
 
     /// KVM_SET_PIT2: takes over channels and flags. With the phase the counts go on from where they were when the state was
@@ -526,7 +529,7 @@ impl Pit {
         self.set_state(&PitState { channels: *channels, flags, ..self.state.clone() });
         let Some(PitPhase { read_at, unseen, pending, irq_ack }) = phase else {
             for channel in &mut self.state.channels {
-                if channel.count_load_time >= 0 {
+                if channel.count_load_time >= 0 && channel.mode != MODE_NONE {
                     channel.start(now, true);
                 }
             }

@@ -7,6 +7,7 @@ use crate::exit::Exit;
 use crate::rig::{CODE, Mode, RAM, Rig, every_feature};
 use crate::vcpu::RIP;
 use memmap2::MmapMut;
+use std::sync::atomic::Ordering;
 use x86_arch::control::{Cr0, Cr4, Dr6, Dr7, Efer};
 use x86_arch::{DescriptorTable, Gpa, Gpr, Rflags, Seg, Segment};
 
@@ -488,6 +489,8 @@ fn nmi_in_smm() {
 fn halt() {
     for cleared in [false, true] {
         let mut m = Machine::new(Mode::Long);
+        // Without controllers inside, a HLT that exits leaves nobody halted.
+        m.rig.vm.choices.hlt_in_guest.store(true, Ordering::Relaxed);
         m.rig.write(CODE, &[HLT, NOP, NOP]);
         m.handler(&[NOP, 0x0f, 0xaa]);
         assert_eq!(m.run(1), Exit::Bound);

@@ -655,19 +655,15 @@ const PIT_PHASE: u32 = 1 << 0;
 const PIT_PHASE_ACK: u32 = 1 << 1;
 
 /// KVM_GET_PIT2. The phase goes into reserved words, so that a VMM that keeps the structure whole loses no tick.
-pub fn pit(s: &PitState, phase: &PitPhase) -> kvm_pit_state2 {
+pub fn pit(s: &PitState, phase: &Option<PitPhase>) -> kvm_pit_state2 {
     // `edges_seen` follows from the phase; `reinject` is KVM_REINJECT_CONTROL's, write-only in KVM too.
     let PitState { channels, flags, edges_seen: _, reinject: _, pending: _, irq_ack: _ } = s;
     let mut k = kvm_pit_state2 { flags: *flags, ..Default::default() };
-    let PitPhase { read_at, unseen, pending, irq_ack } = *phase;
-    let ack = if irq_ack { PIT_PHASE_ACK } else { 0 };
-    k.reserved[..5].copy_from_slice(&[
-        read_at as u32,
-        (read_at >> 32) as u32,
-        unseen,
-        pending,
-        PIT_PHASE | ack,
-    ]);
+    if let Some(PitPhase { read_at, unseen, pending, irq_ack }) = *phase {
+        let ack = if irq_ack { PIT_PHASE_ACK } else { 0 };
+        let (low, high) = (read_at as u32, (read_at >> 32) as u32);
+        k.reserved[..5].copy_from_slice(&[low, high, unseen, pending, PIT_PHASE | ack]);
+    }
     for (to, from) in k.channels.iter_mut().zip(channels) {
         let PitChannelState {
             count,

@@ -360,10 +360,10 @@ fn a_reloaded_pit_with_its_phase_goes_on() {
     let now = pit.deadline().unwrap() + 5;
     let mut other = Pit::default();
     let s = pit.state();
-    other.reload(&s.channels, s.flags, Some(pit.phase(now)), now);
+    other.reload(&s.channels, s.flags, pit.phase(now), now);
     assert_eq!(other.state(), s);
     // On another host's clock.
-    other.reload(&s.channels, s.flags, Some(pit.phase(now)), now + 1_000_000);
+    other.reload(&s.channels, s.flags, pit.phase(now), now + 1_000_000);
     assert_eq!(other.deadline().map(|d| d - 1_000_000), pit.deadline());
     assert_eq!(other.read(0x40, now + 1_000_000), pit.read(0x40, now));
 }

@@ -10,6 +10,7 @@ mod tables;
 mod tests;
 
 use crate::case::{Bits, Case, End, LINE, Outcome, XSAVE};
+use crate::image;
 use crate::layout::{self, BACKING, DESCRIPTORS, PAGE};
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, kvm_dtable, kvm_regs, kvm_segment, kvm_sregs, kvm_xcr, kvm_xcrs,
@@ -58,6 +59,8 @@ const CR4: u64 = 1 << 3 | 1 << 5 | 1 << 9 | 1 << 10;
 const EFER: u64 = 0xd01;
 const TF: u64 = 1 << 8;
 const IF: u64 = 1 << 9;
+/// Components in XSTATE_BV with one of which KVM_SET_XSAVE takes MXCSR.
+const MXCSR_OWNERS: u64 = 1 << image::X87 | 1 << image::SSE | 1 << image::AVX;
 
 /// A kick ends a case that has run for so long.
 pub const PATIENCE: Duration = Duration::from_millis(1500);
@@ -262,8 +265,15 @@ impl Engine {
             rflags: case.rflags & !TF | 2 | IF | if case.end == End::SingleStep { TF } else { 0 },
         };
         self.vcpu.set_regs(&regs).map_err(|e| EngineError::ioctl("KVM_SET_REGS", e))?;
+        let mut area = case.xsave.clone();
+        if image::xstate_bv(&area) & MXCSR_OWNERS == 0 {
+            // XRSTOR, which is the oracle's, loads MXCSR whatever XSTATE_BV says (SDM vol. 1, 13.8.1); KVM_SET_XSAVE only
+            // with one of these. Zeros are SSE's initial state.
+            area[image::XMM..image::XMM + 256].fill(0);
+            area[image::XSTATE_BV] |= 1 << image::SSE;
+        }
         self.vcpu
-            .with_backend(|vcpu| vcpu.set_xsave(&case.xsave[..]))
+            .with_backend(|vcpu| vcpu.set_xsave(&area[..]))
             .map_err(|e| EngineError::Ioctl("KVM_SET_XSAVE", format!("{e:?}")))
     }
 
