@@ -178,7 +178,10 @@ fn under_exec_as_in_process() {
     assert!(out.status.success(), "{}: {}", out.status, String::from_utf8_lossy(&out.stderr));
     let text = String::from_utf8_lossy(&out.stdout);
     let lines: Vec<Line> = text.lines().map(|l| Line::parse(l).unwrap_or_else(|| panic!("{l}"))).collect();
-    let found = differences(software(), &lines, |_| false);
+    // Each process measures the TSC's frequency for itself.
+    let found = differences(software(), &lines, |name| {
+        ["numbers: KVM_GET_TSC_KHZ on vm", "order: registers without the VM's descriptor"].contains(&name)
+    });
     assert!(found.is_empty(), "{} differ:\n{}", found.len(), found.join("\n"));
 }
 
