@@ -169,11 +169,6 @@ pub enum Exit {
         /// Host virtual address.
         hva: u64,
     },
-    /// The vCPU is not runnable yet (waits for INIT/SIPI) and was interrupted, or cannot be entered.
-    FailEntry {
-        /// Reason code.
-        reason: u64,
-    },
     /// The engine gives up.
     InternalError {
         /// What kind.

@@ -64,11 +64,7 @@ impl Choices {
 
 /// Whether code begins with an x87 instruction.
 pub(crate) fn is_x87(code: &[u8], long64: bool) -> bool {
-    let prefix = |b: &&u8| {
-        matches!(**b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
-            || long64 && **b & 0xf0 == 0x40
-    };
-    code.iter().find(|b| !prefix(b)).is_some_and(|b| b & 0xf8 == 0xd8)
+    crate::state::opcode_at(code, long64).is_some_and(|at| code[at] & 0xf8 == 0xd8)
 }
 
 #[cfg(test)]

@@ -35,6 +35,15 @@ fn reset_segment(s: Seg) -> Segment {
     v
 }
 
+/// Where an instruction's opcode begins: behind its prefixes (SDM vol. 2A, 2.1.1 and 2.2.1).
+pub(crate) fn opcode_at(code: &[u8], long64: bool) -> Option<usize> {
+    let prefix = |b: u8| {
+        matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
+            || long64 && b & 0xf0 == 0x40
+    };
+    code.iter().position(|&b| !prefix(b))
+}
+
 impl Vcpu {
     /// A vCPU at reset, registered with its VM.
     pub fn new(vm: &Arc<Vm>, id: u32, bootstrap: bool) -> Vcpu {
@@ -173,11 +182,7 @@ impl Vcpu {
     pub(crate) fn int3_len(&mut self) -> Option<u8> {
         let mut bytes = [0; 15];
         let n = self.peek_code(&mut bytes);
-        let prefix = |b: u8| {
-            matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf2 | 0xf3)
-                || self.mode == CpuMode::Bits64 && b & 0xf0 == 0x40
-        };
-        let at = bytes.iter().take(n).position(|&b| !prefix(b))?;
+        let at = opcode_at(&bytes[..n], self.mode == CpuMode::Bits64)?;
         (bytes.get(at) == Some(&0xcc)).then_some(at as u8 + 1)
     }
 

@@ -77,7 +77,7 @@ fn build() -> Result<(PathBuf, PathBuf), String> {
 fn every_test_of_the_crate_passes() {
     let (program, folder) = match build() {
         Ok(built) => built,
-        Err(why) => return skip(TEST, false, &format!("its tests do not build: {why}")),
+        Err(why) => return skip(TEST, true, &format!("its tests do not build: {why}")),
     };
     let softkvm = program::path().expect("softkvm builds");
     let out = Command::new("timeout")

@@ -6,24 +6,21 @@ mod sregs;
 
 use super::vm::VmSettings;
 use super::{convert, msr};
-use crate::user_mem::{bytes_of, from_bytes};
+use crate::user_mem::bytes_of;
 use emu_core::cpuid::policy::{HostProcessor, supported_xcr0};
 use emu_core::event::{Activity, PendingException};
-use emu_core::exit::{Direction, Exit, InternalError};
 use emu_core::irqchip::lapic::IdFormat;
-use emu_core::vcpu::{ATTENTION_EVENT, RIP, Vcpu as Core};
+use emu_core::vcpu::{ATTENTION_EVENT, Vcpu as Core};
 use emu_core::{Bound, GuestDebug, Processor};
-use kvm_api::backend::{
-    DirtyRing, EXIT_UNION, Inspect, Kick, PIO_PAGE_OFFSET, RunBound, RunPage, SYNC_REGS, Vcpu,
-};
+use kvm_api::backend::{DirtyRing, Inspect, Kick, RunBound, RunPage, Vcpu};
 use kvm_api::errno::{Errno, Result};
 use kvm_api::stats::StatsBlock;
 use kvm_api::uapi::*;
 use parking_lot::Mutex;
 use softmmu::{GuestMemoryError, Requests, VcpuGate};
 use std::sync::{Arc, LazyLock};
-use x86_arch::control::{Cr0, Cr4, Dr6, Dr7, Efer, Xcr0};
-use x86_arch::{Gpa, Gva, PagingMode, Rflags, Seg, xsave};
+use x86_arch::control::{Dr6, Dr7, Xcr0};
+use x86_arch::{Gpa, Gva, PagingMode, xsave};
 
 /// Where KVM_GET_XSAVE's image has the selectors of the x87 pointers, whose own places the 64-bit format needs for longer
 /// pointers: in bytes that are software's (SDM vol. 1, 10.5.1). KVM leaves these zero.
@@ -417,8 +414,6 @@ impl Vcpu for SoftVcpu {
             (image.fcs, image.fds) = (selector(SOFTWARE_BYTES), selector(SOFTWARE_BYTES + 2));
         }
         image.bytes[SOFTWARE_BYTES..SOFTWARE_BYTES + 4].fill(0);
-        // A processor makes ES and B from the flags and masks that it loads.
-        image.update_summary();
         image.set_mxcsr(if loads_mxcsr { mxcsr } else { v.xsave.mxcsr() });
         // FSW.ES follows from its flags and FCW's masks when x87 state is loaded (SDM vol. 1, 8.1.3.3).
         image.update_summary();

@@ -119,7 +119,7 @@ impl Fuzzer {
                     }
                     break;
                 }
-                Exit::InternalError { .. } | Exit::FailEntry { .. } => break,
+                Exit::InternalError { .. } => break,
                 Exit::HostFault { hva } => {
                     defect = Some(format!("a host fault at {hva:#x}, where all memory is mapped"));
                     break;

@@ -1,7 +1,17 @@
 //! KVM_RUN and its page: what the caller left there becomes the answer to the last exit, and the processor's next exit becomes a
 //! `kvm_run` (KVM api, section 5).
 
-use super::*;
+use super::{SoftVcpu, Unfinished};
+use crate::soft::{memory, msr};
+use crate::user_mem::{bytes_of, from_bytes};
+use emu_core::Bound;
+use emu_core::event::Activity;
+use emu_core::exit::{Direction, Exit, InternalError};
+use kvm_api::backend::{EXIT_UNION, PIO_PAGE_OFFSET, RunPage, SYNC_REGS, Vcpu};
+use kvm_api::errno::{Errno, Result};
+use kvm_api::uapi::*;
+use std::sync::Arc;
+use x86_arch::Rflags;
 
 /// Offsets in the exit's union.
 mod exit_at {
@@ -35,8 +45,6 @@ mod exit_at {
         MSR_REASON kvm_run__bindgen_ty_1__bindgen_ty_23 reason;
         MSR_INDEX kvm_run__bindgen_ty_1__bindgen_ty_23 index;
         MSR_DATA kvm_run__bindgen_ty_1__bindgen_ty_23 data;
-        FAIL_REASON kvm_run__bindgen_ty_1__bindgen_ty_2 hardware_entry_failure_reason;
-        FAIL_CPU kvm_run__bindgen_ty_1__bindgen_ty_2 cpu;
         TPR_RIP kvm_run__bindgen_ty_1__bindgen_ty_9 rip;
         TPR_IS_WRITE kvm_run__bindgen_ty_1__bindgen_ty_9 is_write;
         XEN_TYPE kvm_xen_exit type_;
@@ -67,7 +75,7 @@ fn load_u64(page: &dyn RunPage, at: usize) -> u64 {
 
 impl SoftVcpu {
     /// Register sets in the page (KVM_CAP_SYNC_REGS), before entry.
-    pub(super) fn sync_in(&mut self, page: &dyn RunPage) -> Result {
+    fn sync_in(&mut self, page: &dyn RunPage) -> Result {
         const KNOWN: u64 = (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS) as u64;
         let dirty = page.dirty_regs();
         if page.valid_regs() & !KNOWN != 0 || dirty & !KNOWN != 0 {
@@ -92,7 +100,7 @@ impl SoftVcpu {
         Ok(())
     }
 
-    pub(super) fn sync_out(&mut self, page: &dyn RunPage) -> Result {
+    fn sync_out(&mut self, page: &dyn RunPage) -> Result {
         let valid = page.valid_regs();
         let at = |offset| SYNC_REGS + offset;
         if valid & u64::from(KVM_SYNC_X86_REGS) != 0 {
@@ -108,7 +116,7 @@ impl SoftVcpu {
     }
 
     /// The caller's answer to the last exit, from the page.
-    pub(super) fn complete(&mut self, page: &dyn RunPage) {
+    fn complete(&mut self, page: &dyn RunPage) {
         match core::mem::replace(&mut self.unfinished, Unfinished::Nothing) {
             Unfinished::Nothing => {}
             Unfinished::PioOut => self.processor.complete_io(&[]),
@@ -258,13 +266,8 @@ impl SoftVcpu {
             }
             Exit::HostFault { hva } => {
                 tracing::debug!(hva, "guest memory is gone");
-                super::super::memory::tell_fault(self.processor.vcpu.mmu.guest_memory(), page, hva);
+                memory::tell_fault(self.processor.vcpu.mmu.guest_memory(), page, hva);
                 return Err(Errno::EFAULT);
-            }
-            Exit::FailEntry { reason } => {
-                page.store(exit_at::FAIL_REASON, &reason.to_le_bytes());
-                page.store(exit_at::FAIL_CPU, &[0; 4]);
-                KVM_EXIT_FAIL_ENTRY
             }
             Exit::InternalError { kind, detail } => {
                 let suberror = match kind {
@@ -319,7 +322,7 @@ impl SoftVcpu {
     }
 
     /// Lets the processor look at the page's `immediate_exit`, where nothing else tells it.
-    pub(super) fn watch(&mut self, page: &Arc<dyn RunPage>) {
+    fn watch(&mut self, page: &Arc<dyn RunPage>) {
         if page.is_polled() && !self.watched.as_ref().is_some_and(|w| Arc::ptr_eq(w, page)) {
             let watched = page.clone();
             self.processor.set_interrupt_hook(Box::new(move || (*watched).immediate_exit() != 0));

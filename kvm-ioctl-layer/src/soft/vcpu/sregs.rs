@@ -1,6 +1,13 @@
 //! KVM_SET_SREGS and KVM_SET_SREGS2: which control and segment registers a processor could have, and taking them over.
 
-use super::*;
+use super::SoftVcpu;
+use crate::soft::{convert, msr};
+use emu_core::event::Activity;
+use emu_core::vcpu::{ATTENTION_EVENT, RIP};
+use kvm_api::errno::{Errno, Result};
+use kvm_api::uapi::*;
+use x86_arch::control::{Cr0, Cr4, Efer};
+use x86_arch::{PagingMode, Seg};
 
 impl SoftVcpu {
     pub(super) fn apply_sregs(&mut self, s: &kvm_sregs2) -> Result {
