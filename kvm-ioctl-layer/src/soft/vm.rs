@@ -316,12 +316,12 @@ impl Vm for SoftVm {
             .with_irqchip(|c| match id {
                 KVM_IRQCHIP_PIC_MASTER | KVM_IRQCHIP_PIC_SLAVE => {
                     let state = c.pic().ok_or(Errno::ENXIO)?.state(id == KVM_IRQCHIP_PIC_MASTER);
-                    convert::pic(chip, &state);
+                    convert::irqchip::pic(chip, &state);
                     Ok(())
                 }
                 KVM_IRQCHIP_IOAPIC => {
                     let ioapic = c.ioapic().ok_or(Errno::ENXIO)?;
-                    convert::ioapic(chip, &ioapic.state(), ioapic.saved_irr());
+                    convert::irqchip::ioapic(chip, &ioapic.state(), ioapic.saved_irr());
                     Ok(())
                 }
                 _ => Err(Errno::EINVAL),
@@ -338,10 +338,12 @@ impl Vm for SoftVm {
             .with_irqchip(|c| match chip.chip_id {
                 KVM_IRQCHIP_PIC_MASTER | KVM_IRQCHIP_PIC_SLAVE => {
                     let master = chip.chip_id == KVM_IRQCHIP_PIC_MASTER;
-                    c.pic().ok_or(Errno::ENXIO)?.set_state(master, &convert::set_pic(chip));
+                    c.pic().ok_or(Errno::ENXIO)?.set_state(master, &convert::irqchip::set_pic(chip));
                     Ok(Vec::new())
                 }
-                KVM_IRQCHIP_IOAPIC => Ok(c.ioapic().ok_or(Errno::ENXIO)?.reload(&convert::set_ioapic(chip))),
+                KVM_IRQCHIP_IOAPIC => {
+                    Ok(c.ioapic().ok_or(Errno::ENXIO)?.reload(&convert::irqchip::set_ioapic(chip)))
+                }
                 _ => Err(Errno::EINVAL),
             })
             .unwrap_or(Err(Errno::ENXIO))?;
@@ -372,7 +374,7 @@ impl Vm for SoftVm {
 
     fn get_pit2(&self) -> Result<kvm_pit_state2> {
         let now = self.now_ns();
-        let pit = |p: &mut emu_core::irqchip::pit::Pit| convert::pit(&p.state(), &p.phase(now));
+        let pit = |p: &mut emu_core::irqchip::pit::Pit| convert::irqchip::pit(&p.state(), &p.phase(now));
         self.core.with_irqchip(|c| c.pit().map(pit)).flatten().ok_or(Errno::ENXIO)
     }
 
@@ -380,8 +382,8 @@ impl Vm for SoftVm {
         let now = self.now_ns();
         self.core
             .with_irqchip(|c| {
-                let phase = convert::pit_phase(state);
-                c.pit().map(|p| p.reload(&convert::set_pit(state), state.flags, phase, now))
+                let phase = convert::irqchip::pit_phase(state);
+                c.pit().map(|p| p.reload(&convert::irqchip::set_pit(state), state.flags, phase, now))
             })
             .flatten()
             .ok_or(Errno::ENXIO)?;
@@ -403,7 +405,7 @@ impl Vm for SoftVm {
         if pins && !self.full_irqchip() {
             return Err(Errno::EINVAL);
         }
-        let routes = entries.iter().map(convert::route).collect::<Result<Vec<_>>>()?;
+        let routes = entries.iter().map(convert::irqchip::route).collect::<Result<Vec<_>>>()?;
         let ids = self.settings.lock().x2apic_ids;
         let routing = Routing::new(&routes, ids).map_err(|_| Errno::EINVAL)?;
         self.core.with_irqchip(|c| c.set_routing(routing));
