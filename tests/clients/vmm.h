@@ -116,7 +116,7 @@ __attribute__((unused)) static int descriptors(void)
 /* Runs the case that the first argument names; 0: it held. */
 struct test { const char *name; void (*f)(void); };
 
-static int run_case(const struct test *cases, unsigned count, int argc, char **argv)
+__attribute__((unused)) static int run_case(const struct test *cases, unsigned count, int argc, char **argv)
 {
     for (unsigned n = 0; argc > 1 && n < count; n++)
         if (!strcmp(argv[1], cases[n].name)) {

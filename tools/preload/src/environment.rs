@@ -75,6 +75,8 @@ extern "C" fn constructor(_: i32, _: *const *const c_char, environment: *const *
         return;
     }
     ENABLED.store(true, Release);
+    #[cfg(not(test))]
+    crate::symbols::descriptors::find();
     if value(3).is_some() {
         crate::cpuid::start();
     }

@@ -3,8 +3,9 @@
 //! The functions of `symbols` only marshal into [`intercept`]; a second front (interception of the system calls
 //! themselves) would call it too. What the engine calls while it works for the program goes straight to the kernel.
 
+use crate::descriptors::{self, Kind};
 use crate::facts::{self, Fact};
-use crate::raw::{self, sys};
+use crate::raw::{self, Identity, sys};
 use crate::{inside, ioctl, private, registry, signals};
 use core::ffi::{CStr, c_char};
 
@@ -29,7 +30,8 @@ pub unsafe fn intercept(nr: i64, a: [u64; 6]) -> i64 {
         libc::SYS_ioctl => {
             let request = a[1] as u32;
             if !ioctl::is_kvm(request) || !crate::environment::enabled() {
-                return native();
+                let ours = if descriptors::noted(fd) { descriptors::ioctl(fd, request) } else { None };
+                return ours.unwrap_or_else(native);
             }
             ioctl::ioctl(fd, request, a[2]).unwrap_or_else(native)
         }
@@ -57,15 +59,18 @@ pub unsafe fn intercept(nr: i64, a: [u64; 6]) -> i64 {
         }
         libc::SYS_stat | libc::SYS_lstat => {
             // SAFETY: as the caller promises.
-            unsafe { stat(libc::AT_FDCWD, a[0], a[1], libc::SYS_newfstatat) }.unwrap_or_else(native)
+            unsafe { stat(native, libc::AT_FDCWD, a[0], a[1], libc::SYS_newfstatat) }
         }
         // SAFETY: as the caller promises.
-        libc::SYS_newfstatat => unsafe { stat(fd, a[1], a[2], nr) }.unwrap_or_else(native),
+        libc::SYS_newfstatat => unsafe { stat(native, fd, a[1], a[2], nr) },
         // SAFETY: as above.
-        libc::SYS_statx => unsafe { stat(fd, a[1], a[4], nr) }.unwrap_or_else(native),
+        libc::SYS_fstat => unsafe { stat(native, fd, 0, a[1], libc::SYS_newfstatat) },
         // SAFETY: as above.
-        libc::SYS_readlink => link(native(), a[1], a[2]),
-        libc::SYS_readlinkat => link(native(), a[2], a[3]),
+        libc::SYS_statx => unsafe { stat(native, fd, a[1], a[4], nr) },
+        // SAFETY: as above.
+        libc::SYS_readlink => unsafe { link(native(), libc::AT_FDCWD, a[0], a[1], a[2]) },
+        // SAFETY: as above.
+        libc::SYS_readlinkat => unsafe { link(native(), fd, a[1], a[2], a[3]) },
         // SAFETY: as above.
         libc::SYS_rt_sigaction => unsafe { signals::rt_sigaction(fd, a[1] as _, a[2] as _, a[3]) },
         // SAFETY: as above.
@@ -74,7 +79,8 @@ pub unsafe fn intercept(nr: i64, a: [u64; 6]) -> i64 {
         libc::SYS_execve => unsafe { crate::children::execve(nr, a, 2) },
         // SAFETY: as above.
         libc::SYS_execveat => unsafe { crate::children::execve(nr, a, 3) },
-        _ if !registry::is_active() => native(),
+        // SAFETY: as above.
+        _ if !registry::is_active() => unsafe { descriptors::answer(nr, a) }.unwrap_or_else(native),
         // From here on: calls that matter only to a process that has opened /dev/kvm.
         libc::SYS_close if private::is(fd) => -i64::from(libc::EBADF),
         libc::SYS_close => ioctl::close(fd),
@@ -90,6 +96,11 @@ pub unsafe fn intercept(nr: i64, a: [u64; 6]) -> i64 {
             }
             let replaces = raw::identity(new).is_some_and(registry::may_be);
             let r = native();
+            match r >= 0 && descriptors::noted(fd) {
+                true => descriptors::note(new),
+                false if r >= 0 => descriptors::forget(new),
+                false => {}
+            }
             if replaces && r >= 0 {
                 inside::within(registry::closed);
             }
@@ -114,7 +125,8 @@ pub unsafe fn intercept(nr: i64, a: [u64; 6]) -> i64 {
             }
             r
         }
-        _ => native(),
+        // SAFETY: as above.
+        _ => unsafe { descriptors::answer(nr, a) }.unwrap_or_else(native),
     }
 }
 
@@ -156,35 +168,60 @@ fn accessed(directory: i32, path: u64, mode: i32) -> Option<i64> {
     facts::access(fact(directory, path)?, mode)
 }
 
-/// stat or statx of a path of ours, or of a descriptor of ours (an empty path).
+/// stat or statx of a path of ours, or of a descriptor of ours (by an empty path, or one in /proc).
 ///
 /// # Safety
 ///
 /// As the system call.
-unsafe fn stat(directory: i32, path: u64, buffer: u64, nr: i64) -> Option<i64> {
-    let fact = match fact(directory, path) {
-        Some(fact) => fact,
-        // SAFETY: looked at by `of`, or not a pointer.
-        None if registry::is_active() && path >= 4096 && unsafe { *(path as *const u8) } == 0 => {
-            let id = raw::identity(directory).filter(|id| registry::may_be(*id))?;
-            match inside::within(|| registry::find(id))? {
-                registry::Held::System(_) => Fact::Device,
-                _ => return None,
-            }
+unsafe fn stat(native: impl Fn() -> i64, directory: i32, path: u64, buffer: u64, nr: i64) -> i64 {
+    if let Some(fact) = fact(directory, path) {
+        return match facts::mode(fact) {
+            // SAFETY: the program's buffer, which the kernel checks before we write to it.
+            Some(Ok(mode)) => unsafe { stat_of_fact(fact, mode, buffer, nr) },
+            Some(Err(e)) => e,
+            None => native(),
+        };
+    }
+    let r = native();
+    if r != 0 || !registry::has_been() {
+        return r;
+    }
+    // SAFETY: the kernel has just filled the buffer, whose structure is libc's on x86-64, and read the path.
+    unsafe {
+        let id = if nr == libc::SYS_statx {
+            let s = &*(buffer as *const libc::statx);
+            Identity { dev: libc::makedev(s.stx_dev_major, s.stx_dev_minor), ino: s.stx_ino }
+        } else {
+            let s = &*(buffer as *const libc::stat);
+            Identity { dev: s.st_dev, ino: s.st_ino }
+        };
+        match descriptors::kind_at(id, directory, path) {
+            None => r,
+            Some(Kind::System) => stat_of_fact(Fact::Device, libc::S_IFCHR | 0o666, buffer, nr),
+            Some(_) => descriptors::on_stand_in(|fd| {
+                let empty: &CStr = c"";
+                match nr == libc::SYS_statx {
+                    true => sys!(SYS_statx, fd, empty.as_ptr(), libc::AT_EMPTY_PATH, STATX_ALL, buffer),
+                    false => sys!(SYS_newfstatat, fd, empty.as_ptr(), buffer, libc::AT_EMPTY_PATH),
+                }
+            })
+            .unwrap_or(r),
         }
-        None => return None,
-    };
-    let mode = match facts::mode(fact)? {
-        Ok(mode) => mode,
-        Err(e) => return Some(e),
-    };
+    }
+}
+
+const STATX_ALL: u32 = 0x7ff;
+
+/// # Safety
+///
+/// `buffer` is stat's or statx's; the kernel checks it.
+unsafe fn stat_of_fact(fact: Fact, mode: u32, buffer: u64, nr: i64) -> i64 {
     // Fills in what is not said below, and is always there.
     let stand_in: &CStr = c"/";
     if nr == libc::SYS_statx {
-        const ALL: u32 = 0x7ff;
-        // SAFETY: the program's buffer, which the kernel checks before we write to it.
+        // SAFETY: as the caller promises.
         unsafe {
-            let r = sys!(SYS_statx, libc::AT_FDCWD, stand_in.as_ptr(), 0, ALL, buffer);
+            let r = sys!(SYS_statx, libc::AT_FDCWD, stand_in.as_ptr(), 0, STATX_ALL, buffer);
             if r == 0 {
                 let s = &mut *(buffer as *mut libc::statx);
                 (s.stx_mode, s.stx_nlink, s.stx_size, s.stx_blocks) = (mode as u16, 1, 0, 0);
@@ -192,7 +229,7 @@ unsafe fn stat(directory: i32, path: u64, buffer: u64, nr: i64) -> Option<i64> {
                     (s.stx_rdev_major, s.stx_rdev_minor) = (facts::KVM_MAJOR, facts::KVM_MINOR);
                 }
             }
-            return Some(r);
+            return r;
         }
     }
     // SAFETY: as above; the kernel's structure is libc's on x86-64.
@@ -205,45 +242,74 @@ unsafe fn stat(directory: i32, path: u64, buffer: u64, nr: i64) -> Option<i64> {
                 s.st_rdev = libc::makedev(facts::KVM_MAJOR, facts::KVM_MINOR);
             }
         }
-        Some(r)
+        r
     }
 }
 
 /// The result of readlink: a link to one of our files has the name that the kernel's would have.
-fn link(r: i64, buffer: u64, len: u64) -> i64 {
-    if r <= 0 || !registry::is_active() {
+///
+/// # Safety
+///
+/// As readlink, which has just returned `r`.
+unsafe fn link(r: i64, directory: i32, path: u64, buffer: u64, len: u64) -> i64 {
+    const FILES: &[u8] = b"/memfd:";
+    if r <= 0 || !registry::has_been() {
         return r;
     }
     // SAFETY: the kernel has just stored so many bytes there.
-    let bytes = unsafe { core::slice::from_raw_parts_mut(buffer as *mut u8, len as usize) };
-    let text = &bytes[..r as usize];
-    let name: &[u8] = match () {
-        () if text.starts_with(b"/memfd:softkvm-system") => b"/dev/kvm",
-        () if text.starts_with(b"/memfd:softkvm-vm ") => b"anon_inode:kvm-vm",
-        () if text.starts_with(b"/memfd:softkvm-vcpu") => b"anon_inode:kvm-vcpu",
-        () if text.starts_with(b"/memfd:kvm-vm-stats ") => b"anon_inode:kvm-vm-stats",
-        () if text.starts_with(b"/memfd:kvm-vcpu-stats:") => {
-            // The number is in the name; "anon_inode:" is longer than "/memfd:".
-            return link_of_stats(bytes, r as usize);
-        }
-        () => return r,
-    };
-    let n = name.len().min(bytes.len());
-    bytes[..n].copy_from_slice(&name[..n]);
-    bytes[n..(r as usize).max(n)].fill(0);
+    let bytes = unsafe { core::slice::from_raw_parts_mut(buffer as *mut u8, r as usize) };
+    if !bytes.iter().zip(FILES).all(|(a, b)| a == b) {
+        return r;
+    }
+    // The program's buffer may have been too short for it.
+    let mut whole = [0; 96];
+    // SAFETY: the path that the kernel has just followed, and a buffer with its length.
+    let n = unsafe { sys!(SYS_readlinkat, directory, path, whole.as_mut_ptr(), whole.len()) };
+    let text = whole.get(..n.max(0) as usize).unwrap_or_default();
+    let mut name = [0; 64];
+    // SAFETY: as above.
+    let Some(n) = (unsafe { name_of(text, directory, path, &mut name) }) else { return r };
+    let n = n.min(len as usize);
+    // SAFETY: within the program's buffer, whose length is `len`.
+    let to = unsafe { core::slice::from_raw_parts_mut(buffer as *mut u8, n.max(r as usize)) };
+    to.fill(0);
+    to[..n].copy_from_slice(&name[..n]);
     n as i64
 }
 
-/// `/memfd:NAME (deleted)` as `anon_inode:NAME`.
-fn link_of_stats(bytes: &mut [u8], len: usize) -> i64 {
-    let mut name = [0u8; 64];
-    name[..11].copy_from_slice(b"anon_inode:");
-    let rest = bytes[b"/memfd:".len()..len].split(|&b| b == b' ').next().unwrap_or_default();
-    let rest = &rest[..rest.len().min(name.len() - 11)];
-    name[11..11 + rest.len()].copy_from_slice(rest);
-    let n = (11 + rest.len()).min(bytes.len());
-    bytes[..n].copy_from_slice(&name[..n]);
-    n as i64
+/// The kernel's name for what `/memfd:NAME (deleted)` is a link to.
+///
+/// # Safety
+///
+/// `path` is a C string.
+unsafe fn name_of(text: &[u8], directory: i32, path: u64, to: &mut [u8; 64]) -> Option<usize> {
+    use std::io::Write;
+    let mut rest = &mut to[..];
+    let before = rest.len();
+    let said = match text.strip_prefix(b"/memfd:")?.split(|&b| b == b' ').next()? {
+        b"softkvm-system" => rest.write_all(b"/dev/kvm"),
+        b"softkvm-vm" => rest.write_all(b"anon_inode:kvm-vm"),
+        b"softkvm-vcpu" => {
+            let mut stat = core::mem::MaybeUninit::<libc::stat>::uninit();
+            // SAFETY: a C string; the structure is ours, and zero or filled.
+            let id = unsafe {
+                (sys!(SYS_newfstatat, directory, path, stat.as_mut_ptr(), 0) == 0).then(|| Identity {
+                    dev: stat.assume_init_ref().st_dev,
+                    ino: stat.assume_init_ref().st_ino,
+                })
+            };
+            match id.and_then(|id| inside::within(|| registry::find(id))) {
+                Some(registry::Held::Vcpu(_, id, _)) => write!(rest, "anon_inode:kvm-vcpu:{id}"),
+                _ => rest.write_all(b"anon_inode:kvm-vcpu"),
+            }
+        }
+        name if name.starts_with(b"kvm-vm-stats") || name.starts_with(b"kvm-vcpu-stats:") => {
+            rest.write_all(b"anon_inode:").and_then(|()| rest.write_all(name))
+        }
+        _ => return None,
+    };
+    said.ok()?;
+    Some(before - rest.len())
 }
 
 /// mmap of a descriptor of ours. A vCPU's third page is its VM's, and lies in another file; the others cannot be mapped.
@@ -252,13 +318,18 @@ fn link_of_stats(bytes: &mut [u8], len: usize) -> i64 {
 ///
 /// As mmap.
 unsafe fn map_ours(a: [u64; 6]) -> Option<i64> {
+    const RING_SIZE: u64 = kvm_ioctl_layer::run_page::RING_SIZE as u64;
     let [_, len, protection, flags, fd, offset] = a;
     if !raw::identity(fd as i32).is_some_and(registry::may_be) {
         return None;
     }
+    // SAFETY: as the caller promises.
+    if let Some(r) = unsafe { descriptors::mmap(a) } {
+        return Some(r);
+    }
     inside::within(|| {
         let (_, held) = registry::find_fd(fd as i32)?;
-        let registry::Held::Vcpu(vcpu, _, vm) = held else { return Some(-i64::from(libc::ENODEV)) };
+        let registry::Held::Vcpu(vcpu, _, vm) = held else { return None };
         if let Some(ring) = vcpu.dirty_ring() {
             // The first or the last page is the dirty ring's: shared, and no code (KVM api 8.29).
             let begin = kvm_api::backend::DIRTY_RING_OFFSET as u64;
@@ -278,8 +349,17 @@ unsafe fn map_ours(a: [u64; 6]) -> Option<i64> {
             let file = std::os::fd::AsRawFd::as_raw_fd(vm.coalesced_ring().file());
             let flags = flags | libc::MAP_FIXED as u64;
             // SAFETY: a page of the mapping that has just been made, with the same rights.
+            unsafe { sys!(SYS_mmap, third, RING_SIZE, protection, flags, file, 0) };
+        }
+        // Between the three pages and a dirty ring there is nothing. The file has pages there.
+        let (gap, end) = (ring + RING_SIZE, kvm_api::backend::DIRTY_RING_OFFSET as u64);
+        let (from, to) = (offset.max(gap), offset.saturating_add(len).min(end));
+        if at >= 0 && vcpu.dirty_ring().is_some() && from < to {
+            const BEYOND_THE_FILE: u64 = 1 << 40;
+            let flags = flags | libc::MAP_FIXED as u64;
+            // SAFETY: as above; an access will be SIGBUS.
             unsafe {
-                sys!(SYS_mmap, third, kvm_ioctl_layer::run_page::RING_SIZE, protection, flags, file, 0)
+                sys!(SYS_mmap, at as u64 + (from - offset), to - from, protection, flags, fd, BEYOND_THE_FILE)
             };
         }
         Some(at)

@@ -74,7 +74,11 @@ fn perform(held: &Held, request: u32, arg: u64, inside: &mut Inside) -> Result<i
             registry::add(Held::Vm(Arc::new(vm)), libc::O_RDWR | libc::O_CLOEXEC)
         }
         // A file that needs nothing of us any more.
-        Answer::File(file) => Ok(std::os::fd::IntoRawFd::into_raw_fd(file)),
+        Answer::File(file) => {
+            let fd = std::os::fd::IntoRawFd::into_raw_fd(file);
+            crate::descriptors::note(fd);
+            Ok(fd)
+        }
         Answer::Vcpu(vcpu) => {
             // A signal ends KVM_RUN here.
             vcpu.run_mapping().stop_polling();
@@ -149,6 +153,7 @@ pub fn open_system(flags: i32) -> i64 {
 
 /// close: ours are asked afterwards whether somebody still refers to them.
 pub fn close(fd: i32) -> i64 {
+    crate::descriptors::forget(fd);
     let ours = raw::identity(fd).is_some_and(registry::may_be);
     if !ours {
         // SAFETY: a number only.

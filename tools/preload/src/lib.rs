@@ -10,6 +10,7 @@
 //! | [`intercept`] | the decision |
 //! | [`ioctl`] | an ioctl on a descriptor of ours |
 //! | [`registry`], [`private`] | descriptors and lifetimes |
+//! | [`descriptors`] | what else a program asks of a descriptor of ours |
 //! | [`inside`], [`signals`] | what a signal meets |
 //! | [`owner`], [`children`] | fork and exec |
 //! | [`filters`] | seccomp |
@@ -22,6 +23,7 @@
 
 pub mod children;
 pub mod cpuid;
+pub mod descriptors;
 pub mod environment;
 pub mod facts;
 pub mod filters;

@@ -168,6 +168,18 @@ pub fn is_active() -> bool {
     !OBJECTS.load(Relaxed).is_null()
 }
 
+/// Whether this process, or the one that it is a copy of, has ever had an object.
+#[inline]
+pub fn has_been() -> bool {
+    DEVICE.load(Relaxed) != 0
+}
+
+/// Whether a file is where ours are, or its parent's.
+#[inline]
+pub fn on_our_device(id: Identity) -> bool {
+    has_been() && id.dev == DEVICE.load(Relaxed)
+}
+
 /// Whether a file of this device may be ours. No lock.
 #[inline]
 pub fn may_be(id: Identity) -> bool {
@@ -185,7 +197,9 @@ pub fn find(id: Identity) -> Option<Held> {
 /// The object of a descriptor.
 pub fn find_fd(fd: i32) -> Option<(Identity, Held)> {
     let id = raw::identity(fd)?;
-    Some((id, find(id)?))
+    let held = find(id)?;
+    crate::descriptors::note(fd);
+    Some((id, held))
 }
 
 /// Whether a descriptor is one of an object of another process: a parent's, or a sender's.
@@ -237,6 +251,7 @@ pub fn add(held: Held, flags: i32) -> Result<i32> {
     DEVICE.store(id.dev, SeqCst);
     reap();
     objects_or_new().by_identity.write().insert(id, entry);
+    crate::descriptors::note(fd);
     Ok(fd)
 }
 

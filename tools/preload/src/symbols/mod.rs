@@ -3,6 +3,7 @@
 //! Variadic functions are declared with the arguments that they may have: on x86-64 both are passed alike. `C-unwind`: a
 //! thread may be cancelled where its signals are let in, and leaves through these frames, which own nothing.
 
+pub mod descriptors;
 mod files;
 mod processes;
 mod signals;
