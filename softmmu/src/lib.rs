@@ -28,6 +28,7 @@ mod fault;
 mod futex;
 pub mod guest_memory;
 pub mod host_mem;
+mod hva_index;
 mod invalidate;
 pub mod memslot;
 pub mod mmu;

@@ -6,6 +6,7 @@
 //!
 //! Not here: which changes are allowed (`memslot`).
 
+use crate::hva_index::{HvaIndex, HvaRange};
 use crate::memslot::Memslot;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -30,17 +31,13 @@ pub struct Memslots {
     pages: u64,
     /// Where the last look-up hit, chunk and place: most come in runs.
     last: AtomicUsize,
-    /// By hva; made when somebody first asks.
-    by_hva: OnceLock<Box<[HvaRange]>>,
+    /// By hva; made when somebody first asks, and kept from then on.
+    by_hva: OnceLock<HvaIndex>,
 }
 
-/// Where a slot lies in the caller's memory.
-#[derive(Clone, Copy, Debug)]
-struct HvaRange {
-    start: u64,
-    /// The greatest end of this range and all before it: slots may lie over each other there.
-    reach: u64,
-    first: u64,
+fn hva_range(slot: &Memslot) -> HvaRange {
+    let start = slot.region.hva.0;
+    HvaRange { start, first: slot.base_gfn().0, end: start + slot.region.size }
 }
 
 impl Clone for Memslots {
@@ -60,29 +57,16 @@ impl Clone for Memslots {
 impl Memslots {
     /// The slots that `[start, end)` of the caller's memory touches.
     pub fn touching_hva(&self, start: u64, end: u64) -> impl Iterator<Item = &Memslot> {
-        let ranges = self.by_hva.get_or_init(|| {
-            let mut ranges: Vec<HvaRange> = self
-                .iter()
-                .map(|slot| HvaRange {
-                    start: slot.region.hva.0,
-                    reach: slot.region.hva.0 + slot.region.size,
-                    first: slot.base_gfn().0,
-                })
-                .collect();
-            ranges.sort_unstable_by_key(|range| range.start);
-            let mut reach = 0;
-            for range in &mut ranges {
-                reach = reach.max(range.reach);
-                range.reach = reach;
-            }
-            ranges.into_boxed_slice()
-        });
-        let below = ranges.partition_point(|range| range.start < end);
-        let near = ranges[..below].iter().rev().take_while(move |range| range.reach > start);
-        near.filter_map(move |range| {
+        let index = self.by_hva.get_or_init(|| HvaIndex::new(self.iter().map(hva_range)));
+        index.touching(start, end).filter_map(|range| {
             let (chunk, place) = self.before(Gfn(range.first))?;
-            self.chunks[chunk].get(place).filter(|slot| slot.region.hva.0 + slot.region.size > start)
+            self.chunks[chunk].get(place)
         })
+    }
+
+    /// Takes an index over, changed, if there is one: a table that nobody asks does not pay for it.
+    fn index_from(&mut self, old: &Memslots, change: impl FnOnce(&HvaIndex) -> HvaIndex) {
+        self.by_hva = old.by_hva.get().map(change).map_or_else(OnceLock::new, OnceLock::from);
     }
 
     /// All of them, by gfn.
@@ -164,6 +148,7 @@ impl Memslots {
         let (at, place) = found;
         let chunk = Arc::make_mut(&mut new.chunks[at]);
         let gone = chunk.remove(place);
+        let range = hva_range(&gone);
         match chunk.first() {
             Some(slot) => new.firsts[at] = slot.base_gfn().0,
             None => {
@@ -174,6 +159,7 @@ impl Memslots {
         new.count -= 1;
         new.pages -= gone.pages();
         new.set_number(id, NONE);
+        new.index_from(self, |index| index.without(range));
         new
     }
 
@@ -184,6 +170,7 @@ impl Memslots {
         new.count += 1;
         new.pages += slot.pages();
         new.set_number(slot.region.slot, first.0);
+        new.index_from(self, |index| index.with(hva_range(&slot)));
         let at = self.firsts.partition_point(|&f| f <= first.0).saturating_sub(1);
         let Some(chunk) = new.chunks.get_mut(at) else {
             new.chunks.push(Arc::new(vec![slot]));
