@@ -78,6 +78,23 @@ fn a_user_without_rights() {
     }
 }
 
+/// A filter of system calls that comes right behind the first irqfd finds the thread of the irqfds where it waits, not in its
+/// beginning: with one processor, and before others in its queue, a new thread runs only when its maker waits for it.
+#[test]
+fn a_filter_behind_the_first_irqfd() {
+    const TEST: &str = "exec_host::a_filter_behind_the_first_irqfd";
+    let Some(client) = client("kvm_client") else { return };
+    let alone = ["120", "taskset", "--cpu-list", "0", "chrt", "--fifo", "1"];
+    let possible = run(Command::new("timeout").args(alone).arg("true"));
+    if !possible.status.success() {
+        return skip(TEST, false, &text(&possible.stderr));
+    }
+    let filtered =
+        ["exec", "--"].map(AsRef::as_ref).into_iter().chain([client.as_os_str(), "filtered".as_ref()]);
+    let out = run(Command::new("timeout").args(alone).arg(softkvm()).args(filtered));
+    assert!(out.status.success(), "{} {}", out.status, text(&out.stderr));
+}
+
 /// inotify tells whoever opens a file, by whatever call. The one that is watched stands for the host's device, in a
 /// namespace where nobody else is.
 #[test]

@@ -11,7 +11,7 @@ use kvm_api::uapi::*;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Barrier, Weak};
 use std::thread::JoinHandle;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
@@ -62,8 +62,14 @@ fn waiter(shared: Arc<Shared>, vm: Weak<Vm>) -> Result<Waiter> {
     let stop = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
     epoll.ctl(ControlOperation::Add, stop.as_raw_fd(), EpollEvent::new(EventSet::IN, STOP))?;
     let inner = epoll.clone();
+    // A thread's first system calls are others than its later ones: KVM_IRQFD returns when they are over, since the program may
+    // put a filter of system calls on all its threads next.
+    let started = Arc::new(Barrier::new(2));
+    let begins = started.clone();
     let handle = std::thread::Builder::new().name("softkvm-irqfd".into()).spawn(move || {
         crate::signal::block_all();
+        begins.wait();
+        drop(begins);
         let mut events = [EpollEvent::default(); 32];
         loop {
             let n = match inner.wait(-1, &mut events) {
@@ -80,6 +86,7 @@ fn waiter(shared: Arc<Shared>, vm: Weak<Vm>) -> Result<Waiter> {
             }
         }
     })?;
+    started.wait();
     Ok(Waiter { epoll, stop, handle: Some(handle) })
 }
 
