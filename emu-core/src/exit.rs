@@ -97,6 +97,8 @@ pub enum Exit {
     IrqWindowOpen,
     /// TPR was written to a lower value with no local APIC inside, and user space may care (KVM_EXIT_SET_TPR).
     SetTpr,
+    /// The instruction before has LOCKed memory across cache lines ([`crate::Vcpu::bus_locked`]), and user space asked to be told.
+    BusLock,
     /// The vCPU's dirty ring is full: it does not run until entries were reset.
     DirtyRingFull,
     /// Execution was interrupted from outside: a kick, a signal.

@@ -460,6 +460,7 @@ impl Vcpu {
         let new = f(old).to_u64().to_le_bytes();
         self.write_slow(seg, gva, &new[..n], write)?;
         self.watch_data(gva, T::BYTES, true);
+        self.bus_locked |= lock && !in_line && self.vm.choices.exits_on_bus_locks();
         Ok(old)
     }
 

@@ -39,6 +39,8 @@ pub struct Choices {
     pub exit_on_emulation_failure: AtomicBool,
     /// HLT never returns to user space (KVM_X86_DISABLE_EXITS_HLT).
     pub hlt_in_guest: AtomicBool,
+    /// A LOCKed access across cache lines is told to user space (KVM_BUS_LOCK_DETECTION_EXIT).
+    pub bus_lock_exits: AtomicBool,
 }
 
 impl Choices {
@@ -55,6 +57,10 @@ impl Choices {
 
     pub(crate) fn exits_on_emulation_failure(&self) -> bool {
         self.exit_on_emulation_failure.load(Relaxed)
+    }
+
+    pub(crate) fn exits_on_bus_locks(&self) -> bool {
+        self.bus_lock_exits.load(Relaxed)
     }
 
     pub(crate) fn hlt_in_guest(&self) -> bool {

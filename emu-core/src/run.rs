@@ -233,6 +233,7 @@ impl Processor {
         }
         // What the instruction has done is told before a kick is obeyed: who is told EINTR may save the state.
         let told = self.drain_writes().or_else(|| self.debug_exit_due()).or_else(|| self.halt_exit_due());
+        let told = told.or_else(|| self.vcpu.bus_locked.then_some(Exit::BusLock));
         if let Some(exit) = told {
             if wanted_out {
                 self.vcpu.shared.gate.request(Requests::EXIT);

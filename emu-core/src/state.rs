@@ -100,6 +100,7 @@ impl Vcpu {
             fault_gva: Gva(0),
             host_fault: 0,
             exclusive: false,
+            bus_locked: false,
             insn_len: 0,
             debug: crate::debug::GuestDebug::default(),
             stats: Stats::default(),

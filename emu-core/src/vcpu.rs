@@ -141,6 +141,8 @@ pub struct Vcpu {
     pub host_fault: u64,
     /// An exclusive section is held: LOCKed accesses may be done in parts.
     pub exclusive: bool,
+    /// A LOCKed access has crossed a cache line, and user space wants to know: whoever tells it takes this back.
+    pub bus_locked: bool,
     /// Length of the instruction being executed (for its start address: RIP minus this).
     pub insn_len: u8,
     /// What user space's debugger wants (KVM_SET_GUEST_DEBUG).

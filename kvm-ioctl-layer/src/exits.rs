@@ -72,7 +72,7 @@ exits! {
     KVM_EXIT_X86_WRMSR Leaves::With(KVM_CAP_X86_USER_SPACE_MSR), "msr", "WRMSR, likewise";
     KVM_EXIT_DIRTY_RING_FULL Leaves::With(KVM_CAP_DIRTY_LOG_RING), "", "the vCPU's dirty ring is nearly full";
     KVM_EXIT_AP_RESET_HOLD NEVER, "", "SEV-ES";
-    KVM_EXIT_X86_BUS_LOCK Leaves::With(KVM_CAP_X86_BUS_LOCK_EXIT), "", "a split or uncached LOCK";
+    KVM_EXIT_X86_BUS_LOCK Leaves::With(KVM_CAP_X86_BUS_LOCK_EXIT), "", "a LOCKed access across cache lines has been made";
     KVM_EXIT_XEN Leaves::With(KVM_CAP_XEN_HVM), "xen", "a Xen hypercall";
     KVM_EXIT_RISCV_SBI NEVER, "riscv_sbi", "RISC-V";
     KVM_EXIT_RISCV_CSR NEVER, "riscv_csr", "RISC-V";

@@ -46,7 +46,6 @@ withheld! {
     KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM "no memory encryption";
     KVM_CAP_MEMORY_ATTRIBUTES "no private memory";
     KVM_CAP_GUEST_MEMFD "no private memory";
-    KVM_CAP_X86_BUS_LOCK_EXIT "bus locks are not detected: a split access stops the other vCPUs and no more";
     KVM_CAP_X86_NOTIFY_VMEXIT "no window in which events cannot be taken: the engine looks for them itself";
     KVM_CAP_VM_DISABLE_NX_HUGE_PAGES "no huge sptes, and so no mitigation to be switched off";
     KVM_CAP_LAST_CPU "the host's processor of the last entry says nothing here";

@@ -261,6 +261,11 @@ fn hlt_exits() -> bool {
     machine_in(Kvm::new().unwrap().create_vm().unwrap(), &[0xf4]).run() == KVM_EXIT_HLT
 }
 
+/// LOCK INC word [503fh]; OUT.
+fn bus_locks_are_silent() -> bool {
+    machine(&[0xf0, 0xff, 0x06, 0x3f, 0x50, OUT, 1]).run() == KVM_EXIT_IO
+}
+
 /// An x87 load from where no memory is: MMIO, as any other load.
 fn x87_reaches_mmio() -> bool {
     // MOV AX,F000H; MOV ES,AX; FLD dword [ES:0].
@@ -286,6 +291,7 @@ const FEATURES: &[Feature] = &[
     Feature { cap: KVM_CAP_DISABLE_QUIRKS2, off: hypercalls_are_mended },
     Feature { cap: KVM_CAP_X86_DISABLE_EXITS, off: hlt_exits },
     Feature { cap: KVM_CAP_EXIT_ON_EMULATION_FAILURE, off: x87_reaches_mmio },
+    Feature { cap: KVM_CAP_X86_BUS_LOCK_EXIT, off: bus_locks_are_silent },
     // A matter of speed, which the list lets be on.
     Feature { cap: KVM_CAP_HALT_POLL, off: hlt_exits },
 ];

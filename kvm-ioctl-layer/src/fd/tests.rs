@@ -74,6 +74,7 @@ pub(super) fn errno<T: core::fmt::Debug>(r: crate::Result<T>) -> i32 {
     r.unwrap_err().errno()
 }
 
+mod bus_lock;
 mod smm;
 mod tpr_and_xen;
 

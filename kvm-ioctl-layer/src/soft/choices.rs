@@ -1,5 +1,5 @@
 //! KVM_ENABLE_CAP on a VM of the software backend for what concerns its processors: quirks, exits, halts (KVM api 7.13, 7.20,
-//! 7.27, 7.31).
+//! 7.22, 7.27, 7.31).
 //!
 //! Not here: capabilities of memory, interrupts and registers (`soft::vm`), what a quirk does (`emu_core::quirks`).
 
@@ -12,6 +12,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 /// The exits that can be switched off. MWAIT does not wait here, and there are no C-state counters to be read.
 pub const DISABLE_EXITS: u32 = KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_PAUSE;
+
+/// What can be done about bus locks.
+pub const BUS_LOCKS: u32 = KVM_BUS_LOCK_DETECTION_OFF | KVM_BUS_LOCK_DETECTION_EXIT;
 
 /// The quirks that can be switched off.
 pub const QUIRKS: u32 = Quirks::all().bits();
@@ -52,6 +55,16 @@ pub fn enable(vm: &Vm, settings: &VmSettings, cap: &kvm_enable_cap) -> Result {
             // A kernel passes over what the processor cannot do. PAUSE never exits here.
             if arg & u64::from(KVM_X86_DISABLE_EXITS_HLT) != 0 {
                 vm.choices.hlt_in_guest.store(true, Relaxed);
+            }
+            Ok(())
+        }
+        KVM_CAP_X86_BUS_LOCK_EXIT => {
+            // One of the two. A kernel that was told to exit does so from then on.
+            if arg & !u64::from(BUS_LOCKS) != 0 || arg == u64::from(BUS_LOCKS) {
+                return Err(Errno::EINVAL);
+            }
+            if arg & u64::from(KVM_BUS_LOCK_DETECTION_EXIT) != 0 {
+                vm.choices.bus_lock_exits.store(true, Relaxed);
             }
             Ok(())
         }

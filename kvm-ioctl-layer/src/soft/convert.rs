@@ -74,6 +74,7 @@ pub fn home(vcpu: &Vcpu) -> Vec<(&'static str, Home)> {
         fault_gva => Derived,
         host_fault => Engine,
         exclusive => Engine,
+        bus_locked => Engine,
         insn_len => Engine,
         debug => Engine,
         stats => Engine,

@@ -148,7 +148,10 @@ impl SoftVcpu {
     pub(super) fn tell(&mut self, page: &dyn RunPage) -> Result {
         let v = &mut self.processor.vcpu;
         page.set_if_flag(v.flag(Rflags::IF) as u8);
-        page.set_flags(if v.events.smm { KVM_RUN_X86_SMM as u16 } else { 0 });
+        // Whichever exit it is that a bus lock ends in (KVM api 7.22).
+        let bus_lock = if core::mem::take(&mut v.bus_locked) { KVM_RUN_X86_BUS_LOCK } else { 0 };
+        let smm = if v.events.smm { KVM_RUN_X86_SMM } else { 0 };
+        page.set_flags((smm | bus_lock) as u16);
         page.set_cr8(v.read_cr8());
         page.set_apic_base(msr::get(v, x86_arch::msr::IA32_APIC_BASE).unwrap_or(0));
         let ready = if v.vm.has_irqchip() && v.vm.with_irqchip(|c| !c.is_split()) == Some(true) {
@@ -247,6 +250,7 @@ impl SoftVcpu {
                 KVM_EXIT_HYPERCALL
             }
             Exit::DirtyRingFull => KVM_EXIT_DIRTY_RING_FULL,
+            Exit::BusLock => KVM_EXIT_X86_BUS_LOCK,
             Exit::TprAccess { rip, write } => {
                 page.store(exit_at::TPR_RIP, &rip.to_le_bytes());
                 page.store(exit_at::TPR_IS_WRITE, &u32::from(write).to_le_bytes());
