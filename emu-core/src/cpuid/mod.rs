@@ -87,10 +87,14 @@ fn feature(entries: &[CpuidEntry], f: Feature) -> bool {
 }
 
 impl Vcpu {
-    /// What CPUID returns: the table's row, with the bits that follow the processor's state.
+    /// What CPUID returns: the table's row, with the bits that follow the processor's state and the VM's devices.
     pub fn cpuid_result(&self, leaf: u32, subleaf: u32) -> CpuidResult {
         match self.cpuid.lookup(leaf, subleaf) {
-            Some((leaf, r)) => self.cpuid_now(leaf, subleaf, r),
+            Some((leaf, r)) => {
+                let mut r = self.cpuid_now(leaf, subleaf, r);
+                r.eax &= !self.pv_not_here(leaf);
+                r
+            }
             None => CpuidResult::default(),
         }
     }

@@ -95,6 +95,16 @@ fn features_leaf(rows: &[CpuidEntry]) -> Option<u32> {
 }
 
 impl Vcpu {
+    /// Features of a CPUID leaf that cannot work in this VM, and that CPUID therefore does not show to its guest: interrupts and
+    /// kicks by hypercall where the local APICs are user space's. Linux relies on the first when it is shown, and then hangs.
+    pub(crate) fn pv_not_here(&self, leaf: u32) -> u32 {
+        let of_the_apic = 1 << kvm::FEATURE_PV_SEND_IPI | 1 << kvm::FEATURE_PV_UNHALT;
+        let ours = BASES.contains(&(leaf & !0xff))
+            && !self.vm.has_irqchip()
+            && Some(leaf) == features_leaf(self.cpuid.entries());
+        if ours { of_the_apic } else { 0 }
+    }
+
     /// Whether the guest may use a feature: all of them, unless user space wants CPUID to be the law
     /// (KVM_CAP_ENFORCE_PV_FEATURE_CPUID).
     pub fn pv_has(&self, feature: u32) -> bool {

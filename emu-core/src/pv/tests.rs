@@ -411,6 +411,23 @@ fn table(base: u32, eax: u32) -> CpuidTable {
     CpuidTable::new(vec![row(base, 0x4b4d_564b, 0x564b_4d56, base + 1), row(base + 1, 0, 0, eax)])
 }
 
+/// Without a local APIC inside, its hypercalls cannot work, and the guest does not see them; KVM_GET_CPUID2 does.
+#[test]
+fn features_of_the_local_apic() {
+    let apic = 1 << kvm::FEATURE_PV_SEND_IPI | 1 << kvm::FEATURE_PV_UNHALT;
+    for (mut r, shown) in [(Rig::new(Mode::Long), !apic), (Rig::with_irqchip(Mode::Long), !0)] {
+        for base in [0x4000_0000, 0x4000_0100] {
+            r.cpu().cpuid = table(base, !0);
+            let v = r.cpu();
+            assert_eq!(v.cpuid_result(base + 1, 0).eax, shown, "{base:#x}");
+            assert_eq!(v.cpuid_result(base, 0).eax, base + 1);
+            assert_eq!(features(&v.cpuid), Some(!0));
+            let rows = v.cpuid_rows_now(v.cpuid.entries());
+            assert_eq!(features(&CpuidTable::new(rows)), Some(!0));
+        }
+    }
+}
+
 #[test]
 fn features_are_behind_the_signature() {
     for base in [0x4000_0000, 0x4000_0100, 0x4000_ff00] {
