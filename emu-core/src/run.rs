@@ -213,8 +213,12 @@ impl Processor {
             if let Some(exit) = self.between() {
                 return exit;
             }
-            self.vcpu.vapic_to_guest();
             let stepping = self.must_step();
+            if stepping && !self.restarting && self.vcpu.hot.attention != 0 {
+                // As in `execute`: an event that was delivered may have another behind it, before any instruction.
+                continue;
+            }
+            self.vcpu.vapic_to_guest();
             let exit = if stepping { self.step() } else { self.execute() };
             self.vcpu.vapic_from_guest();
             if let Some(exit) = exit {

@@ -121,6 +121,11 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// Whether `size` bytes there, within a page, are memory that may be written. Writes nothing.
+    pub fn is_writable(&self, gpa: Gpa, size: u64) -> bool {
+        writable(&self.mmu.lock_slots(self.as_id), gpa, size).is_ok()
+    }
+
     /// `lock cmpxchg` on a word that does not cross a page: `Ok(Err(seen))` if it held something else.
     pub fn compare_exchange<T: Word>(
         &self,

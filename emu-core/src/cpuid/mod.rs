@@ -115,9 +115,8 @@ impl Vcpu {
                     // SDM vol. 4: ENABLE MONITOR FSM.
                     bit(&mut r.ecx, cpuid::MONITOR, self.msr.misc_enable >> 18 & 1 != 0);
                 }
-                if !self.apic_enabled() {
-                    bit(&mut r.edx, cpuid::APIC, false);
-                }
+                // Whatever the table says, as KVM does: it may be one that was read while the local APIC was off.
+                bit(&mut r.edx, cpuid::APIC, self.apic_enabled());
             }
             (7, 0) => bit(&mut r.ecx, cpuid::OSPKE, self.cr4.contains(Cr4::PKE)),
             (0xd, 0) => r.ebx = self.cpuid.xsave_size(self.xcr0.bits()),

@@ -350,7 +350,7 @@ pub static ROWS: &[Row] = &[
         system_time
     ),
     row!(IA32_PLATFORM_ID, "IA32_PLATFORM_ID", None, always, zero, read_only),
-    row!(IA32_APIC_BASE, "IA32_APIC_BASE", Save, has!(APIC), read_lapic, write_lapic),
+    row!(IA32_APIC_BASE, "IA32_APIC_BASE", Save, always, read_lapic, write_lapic),
     row!(0x2a, "MSR_EBL_CR_POWERON", None, always, zero, read_only),
     // KVM's answer for a Pentium 4 in the frequency field.
     row!(0x2c, "MSR_EBC_FREQUENCY_ID", None, always, |_, _, _| Some(1 << 24), read_only),

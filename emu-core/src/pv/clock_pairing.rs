@@ -19,7 +19,7 @@ impl Vcpu {
         if clock != WALL_CLOCK {
             return EOPNOTSUPP;
         }
-        let (ns, tsc) = (self.vm.host.realtime_ns(self.hot.retired), self.guest_tsc());
+        let (ns, tsc) = (self.vm.host.realtime_ns(self.count()), self.guest_tsc());
         let mut bytes = [0; SIZE];
         for (to, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip([ns / NS_PER_SEC, ns % NS_PER_SEC, tsc])
         {

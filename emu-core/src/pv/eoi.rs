@@ -36,11 +36,9 @@ impl Vcpu {
         true
     }
 
-    /// Whether a byte can be written there, which is found out without writing another value.
+    /// Whether a byte can be written there. Nothing is: KVM_SET_MSRS must not put a page into the dirty log.
     fn pv_eoi_memory(&self, at: Gpa) -> bool {
-        let memory = self.pv_memory();
-        let Ok(old) = memory.load::<u8>(at) else { return false };
-        memory.compare_exchange(at, old, old).is_ok()
+        self.pv_memory().is_writable(at, 1)
     }
 
     /// Takes what the guest has said, before anything looks at the local APIC. An arrangement that the guest has not made

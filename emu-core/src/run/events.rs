@@ -84,10 +84,6 @@ impl Processor {
     }
 
     fn deliver_exception(&mut self, e: PendingException) -> Option<Exit> {
-        if self.vcpu.debug.software_breakpoints && e.vector == Vector::Bp as u8 {
-            self.vcpu.events.exception = None;
-            return Some(self.debug_exit(Vector::Bp as u8, 0));
-        }
         let event = Event { vector: e.vector, kind: EventKind::Exception, error_code: e.error_code };
         self.vcpu.apply_payload(&e);
         let exit = self.deliver(event);

@@ -153,6 +153,10 @@ impl Processor {
                     let bits = core::mem::take(&mut self.vcpu.events.debug_fault);
                     return Some(self.debug_exit(Vector::Db as u8, bits));
                 }
+                if e.vector == Vector::Bp && self.vcpu.debug.software_breakpoints {
+                    // Here, not at delivery: one that user space gives back to the guest is delivered.
+                    return Some(self.debug_exit(Vector::Bp as u8, 0));
+                }
                 self.vcpu.raise(e);
                 None
             }

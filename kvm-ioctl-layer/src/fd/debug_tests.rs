@@ -106,6 +106,24 @@ fn general_detect() {
     assert!(matches!(g.vcpu.run().unwrap(), VcpuExit::Hlt));
 }
 
+/// A debugger gives the guest an INT3 that is not its own, with the vCPU still in front of it.
+#[test]
+fn an_int3_that_is_the_guest_s() {
+    // 1000: int3; 1001: nop; 1002: hlt; the vector leads to an IRET.
+    let mut g = Guest::new(&[0xcc, 0x90, 0xf4]);
+    g.poke(0xc, &[0x00, 0x08, 0, 0]);
+    g.poke(0x800, &[0xcf]);
+    let mut r = g.vcpu.get_regs().unwrap();
+    r.rsp = 0x700;
+    g.vcpu.set_regs(&r).unwrap();
+    set(&g, ON | KVM_GUESTDBG_USE_SW_BP, [0; 4], 0);
+    assert_eq!(stop(&mut g), (3, 0x1000, DR6));
+    let mut e = g.vcpu.get_vcpu_events().unwrap();
+    (e.exception.injected, e.exception.nr) = (1, 3);
+    g.vcpu.set_vcpu_events(&e).unwrap();
+    assert!(matches!(g.vcpu.run().unwrap(), VcpuExit::Hlt));
+}
+
 #[test]
 fn steps_without_interrupts() {
     let mut g = Guest::new(&[0x90, 0x90, 0xf4]);
