@@ -60,6 +60,35 @@ fn guest_debug() {
 }
 
 #[test]
+fn system_management_mode() {
+    guest("system-management mode", 1);
+    guest("system-management mode, two processors", 3);
+}
+
+#[test]
+fn paravirtual() {
+    guest("paravirtual, two processors", 2);
+    guest("hypercalls", 1);
+}
+
+#[test]
+fn eoi_exits() {
+    guest("EOI exits", 1);
+}
+
+#[test]
+fn injected_events() {
+    guest("injected events", 1);
+}
+
+#[test]
+fn controllers() {
+    guest("PICs and PIT", 2);
+    guest("APICs", 2);
+    guest("model-specific registers", 3);
+}
+
+#[test]
 fn real_mode() {
     guest("real mode", 1);
 }
@@ -77,6 +106,15 @@ fn virtual_8086_mode() {
 #[test]
 fn two_processors() {
     guest("two processors", 1);
+}
+
+/// Slots that have their dirty log from their creation.
+#[test]
+fn logged_from_creation() {
+    for plan in guests::all() {
+        let name = format!("{}, logged from creation", plan.name);
+        holds(&Plan { name, born_logged: true, ..plan }, Window { stride: 7, ..ALL });
+    }
 }
 
 #[test]
@@ -101,6 +139,7 @@ fn another_process() {
             }
         }
         let (saved, before) = (m.save(), m.log.len());
+        m.dirty();
         let order = if n % 2 == 0 { Order::Qemu } else { Order::Firecracker };
         let program = env!("CARGO_BIN_EXE_getset");
         let answer = process::ask(program, &name, &saved, order, &m.outside, &m.position).expect(&name);
@@ -108,6 +147,7 @@ fn another_process() {
         assert_eq!(m.save().diff(&answer.saved), Vec::<String>::new(), "{name}");
         assert_eq!(m.log[before..], answer.log, "{name}");
         assert_eq!(m.position, answer.position, "{name}");
+        assert_eq!(m.dirty(), answer.dirty, "{name}");
     }
 }
 

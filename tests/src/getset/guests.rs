@@ -3,18 +3,24 @@
 //! Here are the plans; the code is in the modules, a mode to a file.
 
 pub mod code;
+mod controllers;
 mod legacy;
 mod long;
 mod pair;
+mod paravirtual;
 mod random;
+mod smm;
 
 use super::machine::{Controllers, Plan, Start};
 use crate::guest;
 
+pub use controllers::{controllers, injected, model_specific};
 pub use legacy::{pae, real, virtual_8086};
 pub use long::{debugged, no_controllers, split, start_64, whole};
 pub use pair::pair;
+pub use paravirtual::{eoi_exits, hypercalls, paravirtual};
 pub use random::random;
+pub use smm::{smm, smm_pair};
 
 /// The harness's own guest ([`crate::guest`]), in slices: real, protected and 64-bit mode, two processors.
 pub fn harness(instructions: u64) -> Plan {
@@ -32,7 +38,9 @@ pub fn harness(instructions: u64) -> Plan {
 pub fn all() -> Vec<Plan> {
     let mut plans =
         vec![whole(false), whole(true), no_controllers(), split(), real(), pae(), virtual_8086(), pair()];
-    // Single step, breakpoints in hardware, and both.
-    plans.extend([3, 1 | 2 << 16, 3 | 2 << 16].map(debugged));
+    plans.extend([smm(), smm_pair(), paravirtual(), hypercalls(), eoi_exits(), model_specific(), injected()]);
+    plans.extend(controllers());
+    // Single step, breakpoints in hardware, and both; then breakpoints in memory.
+    plans.extend([3, 1 | 2 << 16, 3 | 2 << 16, 1 | 1 << 16, 3 | 1 << 16].map(debugged));
     plans
 }

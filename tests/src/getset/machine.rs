@@ -2,12 +2,14 @@
 //!
 //! It can stop at every boundary, be saved there, and be set down as another machine that goes on in the same slice.
 
+use super::dirty::Pages;
 use super::outside::{Action, Outside, Record};
 use super::saved::{Id, Order, Saved, Shape};
 use kvm_api::uapi::*;
 use kvm_ioctl_layer::user_mem::from_bytes;
 use kvm_ioctl_layer::{CountedTime, EngineClock, Kvm, Options, RunBound, SyncReg, VcpuFd, VmFd};
 use memmap2::MmapMut;
+use std::cell::RefCell;
 use std::sync::Arc;
 
 /// Which interrupt controllers are inside.
@@ -38,6 +40,10 @@ pub struct Start {
     pub msrs: Vec<(u32, u64)>,
     /// KVM_SET_GUEST_DEBUG, by the VMM that restores too.
     pub debug: Option<kvm_guest_debug>,
+    /// KVM_SET_MP_STATE: it runs from the beginning, though it is not the first.
+    pub runs: bool,
+    /// KVM_SET_TSC_KHZ, if not 0.
+    pub tsc_khz: u32,
 }
 
 /// What a machine is made of, and what its VMM knows without asking.
@@ -51,6 +57,15 @@ pub struct Plan {
     pub pieces: Vec<(u64, Vec<u8>)>,
     /// A read-only slot.
     pub rom: Option<(u64, Vec<u8>)>,
+    /// Memory at [`SMRAM`] that only system-management mode sees; the rest of its address space is RAM.
+    pub smram: Option<Vec<u8>>,
+    /// Where the VMM has put an INT3 for KVM_GUESTDBG_USE_SW_BP, and the byte that was there. It takes one away when it is
+    /// reached.
+    pub breakpoints: Vec<(u64, u8)>,
+    /// KVM_ENABLE_CAP of the VM: capability and first argument.
+    pub caps: Vec<(u32, u64)>,
+    /// KVM_SET_GSI_ROUTING with level-triggered messages for vector 60H and up, whose EOIs exit (split controllers).
+    pub level_routes: u8,
     /// Interrupt controllers.
     pub controllers: Controllers,
     /// The vCPUs.
@@ -69,6 +84,8 @@ pub struct Plan {
     pub by_steps: bool,
     /// At each entry the registers are loaded from the run page (KVM_CAP_SYNC_REGS), as they are.
     pub sync_regs: bool,
+    /// The memory slot has its dirty log from its creation. Otherwise it gets it afterwards, as for a migration.
+    pub born_logged: bool,
 }
 
 impl Plan {
@@ -79,6 +96,10 @@ impl Plan {
             ram: 1 << 18,
             pieces: Vec::new(),
             rom: None,
+            smram: None,
+            breakpoints: Vec::new(),
+            caps: Vec::new(),
+            level_routes: 0,
             controllers,
             vcpus: vec![start],
             exception_payload: false,
@@ -88,6 +109,7 @@ impl Plan {
             slices: vec![(0, instructions)],
             by_steps: false,
             sync_regs: false,
+            born_logged: false,
         }
     }
 
@@ -99,6 +121,11 @@ impl Plan {
         }
     }
 }
+
+/// Where the memory of system-management mode begins.
+pub const SMRAM: u64 = 0xa_0000;
+/// The slots of its address space (KVM_CAP_MULTI_ADDRESS_SPACE): RAM again, and SMRAM.
+const SMM_SLOTS: [u32; 2] = [1 << 16, 1 << 16 | 1];
 
 /// Where in its slices a machine is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -141,6 +168,9 @@ pub struct Machine {
     vcpus: Vec<VcpuFd>,
     ram: MmapMut,
     _rom: Option<MmapMut>,
+    smram: Option<MmapMut>,
+    /// What the VMM itself has written since it asked for the log: that is in nobody's log but its own.
+    written: RefCell<Pages>,
     msr_list: Arc<Vec<u32>>,
     /// The world outside.
     pub outside: Outside,
@@ -178,6 +208,12 @@ impl Machine {
         for (at, bytes) in &plan.pieces {
             m.ram[*at as usize..][..bytes.len()].copy_from_slice(bytes);
         }
+        for &(at, _) in &plan.breakpoints {
+            m.ram[at as usize] = 0xcc;
+        }
+        if let (Some(memory), Some(bytes)) = (&mut m.smram, &plan.smram) {
+            memory.copy_from_slice(bytes);
+        }
         for (n, start) in plan.vcpus.iter().enumerate() {
             m.vcpus[n].with_backend(|v| {
                 v.set_cpuid2(&cpuid(plan, n as u32)).expect("KVM_SET_CPUID2");
@@ -199,8 +235,20 @@ impl Machine {
                     v.set_debugregs(d).expect("KVM_SET_DEBUGREGS");
                 }
                 for &(index, data) in &start.msrs {
-                    let e = kvm_msr_entry { index, data, ..Default::default() };
+                    let mut e = kvm_msr_entry { index, ..Default::default() };
+                    if v.get_msrs(std::slice::from_mut(&mut e)) == Ok(0) {
+                        // Another vendor's.
+                        continue;
+                    }
+                    e.data = data;
                     assert_eq!(v.set_msrs(&[e]), Ok(1), "MSR {index:#x} at the start");
+                }
+                if start.tsc_khz != 0 {
+                    v.set_tsc_khz(start.tsc_khz).expect("KVM_SET_TSC_KHZ");
+                }
+                if start.runs {
+                    let state = kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE };
+                    v.set_mp_state(&state).expect("KVM_SET_MP_STATE");
                 }
             });
         }
@@ -225,6 +273,9 @@ impl Machine {
                 vm.create_pit2(kvm_pit_config::default()).expect("KVM_CREATE_PIT2");
             }
         }
+        for &(number, argument) in &plan.caps {
+            vm.enable_cap(&cap(number, argument)).expect("KVM_ENABLE_CAP");
+        }
         if plan.exception_payload {
             vm.enable_cap(&cap(KVM_CAP_EXCEPTION_PAYLOAD, 1)).expect("KVM_CAP_EXCEPTION_PAYLOAD");
         }
@@ -234,7 +285,25 @@ impl Machine {
                 .expect("KVM_CAP_X86_USER_SPACE_MSR");
         }
         let ram = MmapMut::map_anon(plan.ram as usize).expect("guest memory");
+        if !plan.born_logged {
+            slot(&vm, 0, 0, &ram, 0);
+        }
         slot(&vm, 0, 0, &ram, KVM_MEM_LOG_DIRTY_PAGES);
+        let smram = plan.smram.as_ref().map(|bytes| {
+            let smram = MmapMut::map_anon(bytes.len()).expect("SMRAM");
+            for (number, gpa, memory) in [(SMM_SLOTS[0], 0, &ram), (SMM_SLOTS[1], SMRAM, &smram)] {
+                if !plan.born_logged {
+                    slot(&vm, number, gpa, memory, 0);
+                }
+                slot(&vm, number, gpa, memory, KVM_MEM_LOG_DIRTY_PAGES);
+            }
+            smram
+        });
+        if plan.level_routes != 0 {
+            let routes: Vec<_> = (0..plan.level_routes).map(level_route).collect();
+            vm.set_gsi_routing(&KvmIrqRouting::from_entries(&routes).expect("a table"))
+                .expect("KVM_SET_GSI_ROUTING");
+        }
         let rom = plan.rom.as_ref().map(|(gpa, bytes)| {
             let mut rom = MmapMut::map_anon(bytes.len()).expect("a ROM");
             rom.copy_from_slice(bytes);
@@ -245,7 +314,8 @@ impl Machine {
             .map(|id| {
                 let v = vm.create_vcpu(id).expect("KVM_CREATE_VCPU");
                 if plan.mce_banks != 0 {
-                    let cap = 1 << 8 | u64::from(plan.mce_banks);
+                    // With IA32_MCG_CTL and CMCI.
+                    let cap = 1 << 8 | 1 << 10 | u64::from(plan.mce_banks);
                     v.with_backend(|v| v.setup_mce(cap)).expect("KVM_X86_SETUP_MCE");
                 }
                 v
@@ -256,6 +326,7 @@ impl Machine {
                 v.set_guest_debug(d).expect("KVM_SET_GUEST_DEBUG");
             }
         }
+        let written = RefCell::default();
         let msr_list = kvm.get_msr_index_list().expect("KVM_GET_MSR_INDEX_LIST").as_slice().to_vec();
         let position = Position { retired: vec![0; vcpus.len()], ..Position::default() };
         Machine {
@@ -264,6 +335,8 @@ impl Machine {
             vcpus,
             ram,
             _rom: rom,
+            smram,
+            written,
             msr_list: Arc::new(msr_list),
             outside: Outside::default(),
             position,
@@ -301,7 +374,8 @@ impl Machine {
         position: &Position,
     ) -> Result<Machine, String> {
         let mut m = Machine::bare(plan, EngineClock::CountedFrom(saved.time));
-        for (to, from) in m.ram.chunks_mut(4096).zip(saved.ram.chunks(4096)) {
+        let pages = m.ram.chunks_mut(4096).chain(m.smram.iter_mut().flat_map(|r| r.chunks_mut(4096)));
+        for (to, from) in pages.zip(saved.ram.chunks(4096)) {
             // Untouched memory stays unmapped.
             if from.iter().any(|b| *b != 0) {
                 to.copy_from_slice(from);
@@ -336,7 +410,8 @@ impl Machine {
 
     /// The state as KVM_GET shows it.
     pub fn save(&self) -> Saved {
-        Saved::save(&self.vm, &self.vcpus, &self.plan.shape(), &self.msr_list, &self.ram)
+        let memory = [&self.ram[..], self.smram.as_deref().unwrap_or_default()].concat();
+        Saved::save(&self.vm, &self.vcpus, &self.plan.shape(), &self.msr_list, memory)
     }
 
     /// The world as it was before the last exit was answered.
@@ -344,9 +419,17 @@ impl Machine {
         self.before.as_ref().unwrap_or(&self.outside)
     }
 
-    /// Pages written since the last call.
-    pub fn dirty(&self) -> Vec<u64> {
-        self.vm.get_dirty_log(0, self.plan.ram as usize).expect("KVM_GET_DIRTY_LOG")
+    /// Pages written since the last call (KVM_GET_DIRTY_LOG).
+    pub fn dirty(&self) -> Pages {
+        let log = |slot, bytes: usize| Pages(self.vm.get_dirty_log(slot, bytes).expect("KVM_GET_DIRTY_LOG"));
+        let mut pages = log(0, self.ram.len());
+        if let Some(smram) = &self.smram {
+            pages.add(&log(SMM_SLOTS[0], self.ram.len()));
+            // As in the saved memory: SMRAM behind RAM.
+            pages.add(&log(SMM_SLOTS[1], smram.len()).behind(self.ram.len() / 4096));
+        }
+        pages.add(&self.written.take());
+        pages
     }
 
     /// The vCPU whose slice it is.
@@ -439,10 +522,28 @@ impl Machine {
                     v.nmi().expect("KVM_NMI");
                 }
             }
+            Action::Smi(to) => {
+                if let Some(v) = self.vcpus.get(to as usize) {
+                    v.smi().expect("KVM_SMI");
+                }
+            }
+            Action::Interrupt(vector) => {
+                if self.can_interrupt(n) {
+                    self.vcpus[n].interrupt(vector.into()).expect("KVM_INTERRUPT");
+                }
+            }
+            Action::Debug(exception, pc) => self.debugger(n, exception, pc),
+            Action::TripleFault => {
+                let mut e = self.vcpus[n].get_vcpu_events().expect("KVM_GET_VCPU_EVENTS");
+                e.flags |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+                e.triple_fault.pending = 1;
+                self.vcpus[n].set_vcpu_events(&e).expect("KVM_SET_VCPU_EVENTS");
+            }
             Action::Msi(word) => {
                 let msi = kvm_msi {
                     address_lo: 0xfee0_0000 | (word >> 8 & 0xff) << 12,
-                    data: word & 0xff,
+                    // Bit 16: level-triggered, asserted.
+                    data: word & 0xff | if word >> 16 & 1 != 0 { 0xc000 } else { 0 },
                     ..Default::default()
                 };
                 if self.plan.controllers != Controllers::None {
@@ -482,6 +583,27 @@ impl Machine {
         assert_eq!(Ok(page.sregs), v.get_sregs().map_err(|e| e.errno()), "{}: sregs", self.plan.name);
         let events = v.get_vcpu_events().map_err(|e| e.errno());
         assert_eq!(Ok(page.events), events, "{}: events", self.plan.name);
+    }
+
+    /// What the debugger does about an INT3: its own is taken away, another is the guest's (KVM api 4.87).
+    fn debugger(&mut self, n: usize, exception: u32, pc: u64) {
+        if exception != 3 || self.plan.vcpus[n].debug.is_none_or(|d| d.control & KVM_GUESTDBG_USE_SW_BP == 0)
+        {
+            return;
+        }
+        match self.plan.breakpoints.iter().find(|b| b.0 == pc) {
+            Some(&(at, byte)) => {
+                self.ram[at as usize] = byte;
+                self.written.borrow_mut().set(at as usize / 4096);
+            }
+            None => {
+                let mut e = self.vcpus[n].get_vcpu_events().expect("KVM_GET_VCPU_EVENTS");
+                e.exception.injected = 1;
+                e.exception.nr = 3;
+                e.exception.has_error_code = 0;
+                self.vcpus[n].set_vcpu_events(&e).expect("KVM_SET_VCPU_EVENTS");
+            }
+        }
     }
 
     fn line(&self, gsi: u32, level: bool) {
@@ -552,6 +674,15 @@ impl Machine {
     pub fn time(&self) -> CountedTime {
         self.vm.counted_time().expect("counted time")
     }
+}
+
+/// The message of interrupt line `gsi`: physical destination 0, level-triggered.
+fn level_route(gsi: u8) -> kvm_irq_routing_entry {
+    let mut e = kvm_irq_routing_entry { gsi: gsi.into(), type_: KVM_IRQ_ROUTING_MSI, ..Default::default() };
+    e.u.msi.address_lo = 0xfee0_0000;
+    e.u.msi.__bindgen_anon_1.devid = 0;
+    e.u.msi.data = 0xc060 + u32::from(gsi);
+    e
 }
 
 /// The processor's CPUID for vCPU `id`.

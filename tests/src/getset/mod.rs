@@ -4,8 +4,10 @@
 //! Time is counted and the world outside is replayed ([`outside`]), so two runs can be equal to the bit. [`check`] runs a
 //! guest ([`guests`]) to its end in one go; then once more in steps, with a copy lifted off at each boundary, which
 //! must come to the same end: all that KVM_GET shows, the memory, the exits with the
-//! instruction at which each came, the moment; and each page that changed is in its dirty log. [`fields`] loses one field of the state at a time, which must show.
+//! instruction at which each came, the moment, and its dirty log ([`dirty`]). [`fields`] loses one field of the state at a
+//! time, which must show.
 
+pub mod dirty;
 pub mod fields;
 pub mod guests;
 pub mod machine;
@@ -13,6 +15,7 @@ pub mod outside;
 pub mod process;
 pub mod saved;
 
+use dirty::{Logs, Pages};
 use machine::{Machine, Pace, Plan, Position, Stop};
 use outside::Outside;
 use saved::{Order, Saved};
@@ -70,7 +73,7 @@ fn differences(whole: &End, copy: &End, exits: usize) -> Vec<String> {
     out
 }
 
-/// Runs a copy from what was saved to the end; its faults.
+/// Runs a copy from what was saved to the end; its faults, and its dirty log.
 fn run_copy(
     plan: &Arc<Plan>,
     saved: &Saved,
@@ -79,20 +82,23 @@ fn run_copy(
     position: &Position,
     whole: &End,
     exits: usize,
-) -> Vec<String> {
+) -> (Vec<String>, Pages) {
     let mut copy = Machine::restored(plan, saved, order, outside, position);
     let mut faults: Vec<String> =
         saved.diff(&copy.save()).into_iter().map(|d| format!("as restored: {d}")).collect();
-    copy.dirty();
+    let written = copy.dirty().numbers();
+    if !written.is_empty() {
+        faults.push(format!("KVM_SET has written pages {written:x?}"));
+    }
     copy.finish();
     let (dirty, end) = (copy.dirty(), end(&copy));
     faults.extend(differences(whole, &end, exits));
     for (n, (now, then)) in end.saved.ram.chunks(4096).zip(saved.ram.chunks(4096)).enumerate() {
-        if now != then && dirty.get(n / 64).is_none_or(|w| w >> (n % 64) & 1 == 0) {
+        if now != then && !dirty.has(n) {
             faults.push(format!("page {n:#x} has changed and is not in the dirty log"));
         }
     }
-    faults
+    (faults, dirty)
 }
 
 /// Where two plans with the same guest come to other ends, each run in steps.
@@ -146,6 +152,7 @@ pub fn check(plan: &Plan, window: Window) -> Outcome {
     let mut m = Machine::new(&plan);
     m.finish();
     let whole = end(&m);
+    let whole_log = m.dirty();
     drop(m);
     outcome.instructions = whole.position.retired.iter().sum();
 
@@ -157,16 +164,19 @@ pub fn check(plan: &Plan, window: Window) -> Outcome {
         }
     }
     let mut order = Order::Qemu;
+    let mut logs = Logs::new(plan.born_logged);
     let mut look = |name: String,
                     saved: &Saved,
                     outside: &Outside,
                     position: &Position,
                     exits: usize,
+                    logs: &mut Logs,
                     outcome: &mut Outcome| {
         order = if order == Order::Qemu { Order::Firecracker } else { Order::Qemu };
         outcome.copies += 1;
-        let faults = run_copy(&plan, saved, order, outside, position, &whole, exits);
+        let (faults, log) = run_copy(&plan, saved, order, outside, position, &whole, exits);
         let what = format!("{name}, {order:?}'s order");
+        logs.copy(&what, log);
         outcome.faults.extend(faults.into_iter().take(6).map(|f| format!("{what}: {f}")));
     };
     let mut boundary = 0;
@@ -185,6 +195,7 @@ pub fn check(plan: &Plan, window: Window) -> Outcome {
         let name = |what: &str| format!("{} at {:?} {what}", plan.name, source.position);
         if let Stop::Exit(again) = stop {
             let saved = source.save();
+            logs.take(&source);
             let position = source.position.clone();
             let last = source.log.last().map(|r| r.what.clone()).unwrap_or_default();
             let outside = if again { source.before_exit() } else { &source.outside }.clone();
@@ -195,24 +206,30 @@ pub fn check(plan: &Plan, window: Window) -> Outcome {
             part = false;
             if more == 0 && !begun && plan.vcpus.iter().all(|v| v.debug.is_none()) {
                 let exits = exits - usize::from(again);
-                look(named, &saved, &outside, &position, exits, &mut outcome);
+                look(named, &saved, &outside, &position, exits, &mut logs, &mut outcome);
                 outcome.exits += 1;
             }
             let named = format!("{} at {:?} after completion of {last}", plan.name, source.position);
             let (saved, position) = (source.save(), source.position.clone());
+            logs.take(&source);
             let outside = source.outside.clone();
             let exits = source.log.len();
-            look(named, &saved, &outside, &position, exits, &mut outcome);
+            look(named, &saved, &outside, &position, exits, &mut logs, &mut outcome);
             outcome.exits += 1;
         } else {
             let saved = source.save();
+            logs.take(&source);
             let (outside, position) = (source.outside.clone(), source.position.clone());
             let exits = source.log.len();
-            look(name(""), &saved, &outside, &position, exits, &mut outcome);
+            look(name(""), &saved, &outside, &position, exits, &mut logs, &mut outcome);
         }
     }
     source.finish();
-    let stepped = differences(&whole, &end(&source), 0);
+    let mut stepped = differences(&whole, &end(&source), 0);
+    logs.take(&source);
+    if outcome.faults.is_empty() {
+        stepped.extend(logs.differences(&whole_log));
+    }
     outcome.faults.extend(stepped.into_iter().take(4).map(|f| format!("{} in steps: {f}", plan.name)));
     outcome
 }

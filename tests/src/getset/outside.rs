@@ -16,6 +16,13 @@ pub const PORT_VECTOR: u16 = 0x718;
 /// OUT: an interrupt line of edges: it goes up and down.
 pub const PORT_PULSE: u16 = 0x71c;
 
+/// OUT: an SMI for the vCPU whose number is written. With bit 8: in the place of the next NMI that is asked for.
+pub const PORT_SMI: u16 = 0x720;
+/// OUT: KVM_INTERRUPT with the vector that is written, now, if the guest can take one.
+pub const PORT_VECTOR_NOW: u16 = 0x724;
+/// OUT: a triple fault, by KVM_SET_VCPU_EVENTS.
+pub const PORT_TRIPLE_FAULT: u16 = 0x728;
+
 /// What the VMM has to do after an exit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
@@ -27,6 +34,14 @@ pub enum Action {
     Pulse(u32),
     /// KVM_NMI.
     Nmi(u32),
+    /// KVM_SMI.
+    Smi(u32),
+    /// KVM_INTERRUPT, now.
+    Interrupt(u8),
+    /// KVM_EXIT_DEBUG with this exception, there.
+    Debug(u32, u64),
+    /// A triple fault.
+    TripleFault,
     /// KVM_SIGNAL_MSI.
     Msi(u32),
     /// KVM_INTERRUPT is due.
@@ -55,6 +70,7 @@ pub struct Outside {
     pub(super) next_in: u8,
     pub(super) registers: BTreeMap<u64, u8>,
     pub(super) rom_store: u16,
+    pub(super) smi_with_nmi: bool,
     /// Interrupt lines that are held up.
     pub lines: BTreeMap<u32, bool>,
     /// Vectors that wait for KVM_INTERRUPT.
@@ -108,7 +124,8 @@ impl Outside {
                 (format!("hypercall {} {:x?}", h.nr, h.args), Action::Nothing)
             }
             VcpuExit::Debug(d) => {
-                (format!("debug {} {:#x} {:#x} {:#x}", d.exception, d.pc, d.dr6, d.dr7), Action::Nothing)
+                let action = Action::Debug(d.exception, d.pc);
+                (format!("debug {} {:#x} {:#x} {:#x}", d.exception, d.pc, d.dr6, d.dr7), action)
             }
             VcpuExit::Hlt => ("hlt".into(), Action::Vector(0x40 + (self.chance() & 7) as u8)),
             VcpuExit::SetTpr => ("tpr".into(), Action::Nothing),
@@ -133,7 +150,12 @@ impl Outside {
                 return Action::Line(gsi, level);
             }
             PORT_PULSE => return Action::Pulse(value & 0xff),
+            PORT_NMI if std::mem::take(&mut self.smi_with_nmi) => return Action::Smi(value),
             PORT_NMI => return Action::Nmi(value),
+            PORT_SMI if value & 0x100 != 0 => self.smi_with_nmi = true,
+            PORT_SMI => return Action::Smi(value),
+            PORT_VECTOR_NOW => return Action::Interrupt(value as u8),
+            PORT_TRIPLE_FAULT => return Action::TripleFault,
             PORT_MSI => return Action::Msi(value),
             PORT_VECTOR => return Action::Vector(value as u8),
             PORT_DONE | PORT_FATAL => return Action::Over,

@@ -2,6 +2,7 @@
 //!
 //! It knows the plan (by the guest's name), and nothing else of the first VM but these bytes.
 
+use super::dirty::Pages;
 use super::machine::{Machine, Plan, Position};
 use super::outside::{Outside, Record};
 use super::saved::{Order, Saved};
@@ -49,6 +50,8 @@ pub struct Answer {
     pub log: Vec<Record>,
     /// Where the run ended.
     pub position: Position,
+    /// The pages that it wrote.
+    pub dirty: Pages,
 }
 
 /// Lets `program --resume GUEST` run a saved VM to its end.
@@ -76,13 +79,14 @@ pub fn ask(
     let from = &mut out.stdout.as_slice();
     let saved = Saved::from_bytes(take(from)?)?;
     let position = position(take(from)?)?;
+    let dirty = Pages(to_words(take(from)?));
     let mut log = Vec::new();
     while !from.is_empty() {
         let n = to_words(take(from)?);
         let what = String::from_utf8(take(from)?.to_vec()).ok()?;
         log.push(Record { vcpu: *n.first()? as usize, retired: *n.get(1)?, what });
     }
-    Some(Answer { saved, log, position })
+    Some(Answer { saved, log, position, dirty })
 }
 
 /// The other side of [`ask`].
@@ -99,6 +103,7 @@ pub fn serve(plan: &Plan, from: &mut dyn Read, to: &mut dyn Write) -> Option<()>
     let mut out = Vec::new();
     row(&mut out, &m.save().to_bytes());
     row(&mut out, &position_words(&m.position));
+    row(&mut out, &words(&m.dirty().0));
     for r in &m.log {
         row(&mut out, &words(&[r.vcpu as u64, r.retired]));
         row(&mut out, r.what.as_bytes());
@@ -109,9 +114,13 @@ pub fn serve(plan: &Plan, from: &mut dyn Read, to: &mut dyn Write) -> Option<()>
 impl Outside {
     /// As bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let Outside { asked, echo, stream, next_in, registers, rom_store, lines, vectors } = self;
+        let Outside { asked, echo, stream, next_in, registers, rom_store, smi_with_nmi, lines, vectors } =
+            self;
         let mut out = Vec::new();
-        row(&mut out, &words(&[*asked, u64::from(*next_in), u64::from(*rom_store)]));
+        row(
+            &mut out,
+            &words(&[*asked, u64::from(*next_in), u64::from(*rom_store), u64::from(*smi_with_nmi)]),
+        );
         row(&mut out, echo);
         row(&mut out, stream);
         row(&mut out, vectors);
@@ -130,6 +139,7 @@ impl Outside {
             asked: *head.first()?,
             next_in: *head.get(1)? as u8,
             rom_store: *head.get(2)? as u16,
+            smi_with_nmi: *head.get(3)? != 0,
             echo: take(from)?.to_vec(),
             stream: take(from)?.to_vec(),
             vectors: take(from)?.to_vec(),

@@ -94,8 +94,12 @@ pub struct Shape {
 /// Registers that QEMU reads and writes one by one though they are in no list, or writes apart.
 fn msr_indices(list: &[u32], shape: &Shape) -> Vec<u32> {
     let banks = (0..4 * shape.mce_banks).map(|n| msr::IA32_MC0_CTL + n);
-    list.iter().copied().chain(banks).collect()
+    let cmci = (0..shape.mce_banks).map(|n| IA32_MC0_CTL2 + n);
+    list.iter().copied().chain(banks).chain(cmci).collect()
 }
+
+/// SDM vol. 4: what a bank's corrected errors signal.
+const IA32_MC0_CTL2: u32 = 0x280;
 
 fn get_msrs(v: &mut dyn Vcpu, list: &[u32]) -> Result<Vec<u8>> {
     let mut out = Vec::new();
@@ -195,12 +199,13 @@ fn set_vm(vm: &dyn Vm, id: Id, b: &[u8]) -> Result {
 
 impl Saved {
     /// Reads everything. No vCPU is inside KVM_RUN, and each has completed its last exit.
-    pub fn save(vm: &VmFd, vcpus: &[VcpuFd], shape: &Shape, msr_list: &[u32], ram: &[u8]) -> Saved {
+    pub fn save(vm: &VmFd, vcpus: &[VcpuFd], shape: &Shape, msr_list: &[u32], ram: Vec<u8>) -> Saved {
         let time = vm.counted_time().expect("counted time");
         let msrs = msr_indices(msr_list, shape);
         let mut devices = vec![Id::Clock];
-        let mut wanted = vec![Id::Cpuid, Id::TscKhz, Id::TscOffset];
-        wanted.extend([Id::Events, Id::MpState, Id::Regs, Id::Xsave, Id::Xcrs, Id::Sregs, Id::Msrs]);
+        // An INIT or SIPI that has come is acted on by the first two, and what they show holds from then on.
+        let mut wanted = vec![Id::Events, Id::MpState, Id::Cpuid, Id::TscKhz, Id::TscOffset];
+        wanted.extend([Id::Regs, Id::Xsave, Id::Xcrs, Id::Sregs, Id::Msrs]);
         if shape.lapic {
             wanted.push(Id::Lapic);
         }
@@ -227,7 +232,7 @@ impl Saved {
                 (id, bytes)
             })
             .collect();
-        Saved { vm, vcpus, ram: ram.to_vec(), time }
+        Saved { vm, vcpus, ram, time }
     }
 
     /// Writes everything but the memory. `lines` drives the interrupt lines that devices outside hold. `Err`: what was

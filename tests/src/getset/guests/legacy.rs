@@ -387,6 +387,13 @@ pub fn pae() -> Plan {
             a.mov(eax, dword_ptr(0xd000_0000u32))?;
             a.mov(eax, dword_ptr(0x4000_0010u32))
         })?;
+        // The operand's selector stays behind, where the processor keeps it.
+        b.block(|a| {
+            a.fninit()?;
+            a.fld(dword_ptr(DATA as u32 + 0x40))?;
+            a.fadd(dword_ptr(DATA as u32 + 0x44))?;
+            a.nop()
+        })?;
         b.block(|a| {
             for (s, r) in [(0x40, es), (0x48, fs), (0x43, gs)] {
                 a.mov(eax, s)?;

@@ -25,6 +25,8 @@ const IST: u64 = 0x3_c000;
 /// Linear addresses from here are not mapped.
 const HOLE: u64 = 0x4000_0000;
 const KVMCLOCK: u64 = 0x2_8000;
+/// The processors' words for PV EOI.
+pub(super) const PV_EOI: u64 = 0x2_8100;
 const EOI: u32 = (LAPIC + 0xb0) as u32;
 
 const CS: u16 = 8;
@@ -172,6 +174,15 @@ fn handlers() -> (Vec<u8>, Vec<u8>) {
                 a.pop(rax)?;
                 a.iretq()?;
             }
+            // By PV EOI, where the processor's word says that it may.
+            0xa0 | 0xa1 => {
+                let mut over = a.create_label();
+                a.btr(dword_ptr(PV_EOI + 4 * (vector & 1)), 0)?;
+                a.jb(over)?;
+                end_of_interrupt(a)?;
+                a.set_label(&mut over)?;
+                a.iretq()?;
+            }
             // A level-triggered line: its device lets go of it.
             0x60 | 0x61 => {
                 a.push(rax)?;
@@ -248,39 +259,39 @@ pub fn assemble(f: impl Fn(&mut Blocks) -> Assembled) -> Vec<u8> {
     code
 }
 
-fn plan(name: &str, controllers: Controllers, instructions: u64, code: Vec<u8>) -> Plan {
+pub(super) fn plan(name: &str, controllers: Controllers, instructions: u64, code: Vec<u8>) -> Plan {
     let mut plan = Plan::one(name, controllers, start_64(CODE, STACK), instructions);
     plan.pieces = surroundings();
     plan.pieces.push((CODE, code));
     plan
 }
 
-fn wrmsr(a: &mut CodeAssembler, index: u32, value: u64) -> Assembled {
+pub(super) fn wrmsr(a: &mut CodeAssembler, index: u32, value: u64) -> Assembled {
     a.mov(ecx, index)?;
     a.mov(eax, value as u32)?;
     a.mov(edx, (value >> 32) as u32)?;
     a.wrmsr()
 }
 
-fn out(a: &mut CodeAssembler, port: u16, value: u32) -> Assembled {
+pub(super) fn out(a: &mut CodeAssembler, port: u16, value: u32) -> Assembled {
     a.mov(edx, u32::from(port))?;
     a.mov(eax, value)?;
     a.out(dx, eax)
 }
 
 /// A register of the local APIC.
-fn lapic(a: &mut CodeAssembler, register: u64, value: u32) -> Assembled {
+pub(super) fn lapic(a: &mut CodeAssembler, register: u64, value: u32) -> Assembled {
     a.mov(ebx, (LAPIC + register) as u32)?;
     a.mov(dword_ptr(rbx), value as i32)
 }
 
 /// EAX: a register of the local APIC.
-fn read_lapic(a: &mut CodeAssembler, register: u64) -> Assembled {
+pub(super) fn read_lapic(a: &mut CodeAssembler, register: u64) -> Assembled {
     a.mov(ebx, (LAPIC + register) as u32)?;
     a.mov(eax, dword_ptr(rbx))
 }
 
-fn ioapic(a: &mut CodeAssembler, pin: u32, value: u64) -> Assembled {
+pub(super) fn ioapic(a: &mut CodeAssembler, pin: u32, value: u64) -> Assembled {
     for (half, word) in [(1, (value >> 32) as u32), (0, value as u32)] {
         a.mov(ebx, IOAPIC as u32)?;
         a.mov(dword_ptr(rbx), (0x10 + 2 * pin + half) as i32)?;
@@ -338,7 +349,7 @@ fn vectors(b: &mut Blocks) -> Assembled {
         b.block(|a| {
             a.mov(eax, 0x5a5a)?;
             for (n, k) in [k1, k2, k3, k4, k5, k6, k7].into_iter().enumerate() {
-                a.rol(eax, n as u32)?;
+                a.add(eax, 0x1111 + n as i32)?;
                 a.kmovw(k, eax)?;
             }
             a.kmovw(k0, eax)?;
@@ -952,6 +963,15 @@ pub fn split() -> Plan {
     plan("split", Controllers::Split, 100_000, code)
 }
 
+/// Some of the code's instructions, and their first bytes.
+fn breakpoints(pieces: &[(u64, Vec<u8>)]) -> Vec<(u64, u8)> {
+    let code = pieces.iter().find(|p| p.0 == CODE).map(|p| &p.1[..]).unwrap_or_default();
+    let decoder = iced_x86::Decoder::with_ip(64, code, CODE, 0);
+    // An INT3 of the guest's own stays what it is.
+    let places = decoder.into_iter().filter(|i| i.code() != iced_x86::Code::Int3).step_by(5);
+    places.map(|i| (i.ip(), code[(i.ip() - CODE) as usize])).collect()
+}
+
 /// Under KVM_SET_GUEST_DEBUG: `control` bits, and a breakpoint on the fifth instruction.
 pub fn debugged(control: u32) -> Plan {
     let code = assemble(|b| {
@@ -964,6 +984,9 @@ pub fn debugged(control: u32) -> Plan {
     d.arch.debugreg[1] = DATA + 0x20;
     d.arch.debugreg[7] = 0x00f0_000a | 2;
     p.vcpus[0].debug = Some(d);
+    if control & KVM_GUESTDBG_USE_SW_BP != 0 {
+        p.breakpoints = breakpoints(&p.pieces);
+    }
     // Without it a trap that the shadow of MOV SS holds back is lost, as in KVM.
     p.exception_payload = true;
     p

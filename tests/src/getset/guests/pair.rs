@@ -8,28 +8,28 @@ use crate::guest::layout::{LAPIC, PORT_ECHO};
 use crate::guest::program::Assembled;
 use iced_x86::code_asm::*;
 
-const CODE: u64 = 0x1_0000;
-const CODE_2: u64 = 0x1_4000;
-const TRAMPOLINE: u64 = 0xe000;
-const TABLES: u64 = 0xe100;
-const STACK: u64 = 0x3_8000;
-const STACK_2: u64 = 0x3_4000;
+pub(super) const CODE: u64 = 0x1_0000;
+pub(super) const CODE_2: u64 = 0x1_4000;
+pub(super) const TRAMPOLINE: u64 = 0xe000;
+pub(super) const TABLES: u64 = 0xe100;
+pub(super) const STACK: u64 = 0x3_8000;
+pub(super) const STACK_2: u64 = 0x3_4000;
 /// Words that both use: a lock, a count, a flag.
-const SHARED: u64 = 0x2_9000;
+pub(super) const SHARED: u64 = 0x2_9000;
 
-fn lapic(a: &mut CodeAssembler, register: u64, value: u32) -> Assembled {
+pub(super) fn lapic(a: &mut CodeAssembler, register: u64, value: u32) -> Assembled {
     a.mov(ebx, (LAPIC + register) as u32)?;
     a.mov(dword_ptr(rbx), value as i32)
 }
 
 /// An interrupt for the processor with this APIC ID.
-fn send(a: &mut CodeAssembler, to: u32, command: u32) -> Assembled {
+pub(super) fn send(a: &mut CodeAssembler, to: u32, command: u32) -> Assembled {
     lapic(a, 0x310, to << 24)?;
     lapic(a, 0x300, command)
 }
 
 /// Takes the lock, counts, lets go of it.
-fn locked(a: &mut CodeAssembler) -> Assembled {
+pub(super) fn locked(a: &mut CodeAssembler) -> Assembled {
     let (mut again, mut mine) = (a.create_label(), a.create_label());
     a.set_label(&mut again)?;
     a.mov(eax, 1)?;
@@ -108,6 +108,16 @@ fn trampoline() -> Vec<u8> {
     make().expect("the trampoline assembles")
 }
 
+/// Where SIPI starts the second processor: from real mode to [`CODE_2`].
+pub(super) fn trampoline_pieces() -> [(u64, Vec<u8>); 2] {
+    let mut tables = vec![0u8; 0x20];
+    tables[..2].copy_from_slice(&0x5fu16.to_le_bytes());
+    tables[2..6].copy_from_slice(&0x7000u32.to_le_bytes());
+    tables[0x10..0x12].copy_from_slice(&0xfffu16.to_le_bytes());
+    tables[0x12..0x16].copy_from_slice(&0x8000u32.to_le_bytes());
+    [(TRAMPOLINE, trampoline()), (TABLES, tables)]
+}
+
 /// Two processors with all controllers.
 pub fn pair() -> Plan {
     let first = assemble(64, CODE, 0, |b| {
@@ -155,12 +165,8 @@ pub fn pair() -> Plan {
     let mut p = Plan::one("two processors", Controllers::Full, start_64(CODE, STACK), 0);
     p.vcpus.push(Start::default());
     p.pieces = surroundings();
-    let mut tables = vec![0u8; 0x20];
-    tables[..2].copy_from_slice(&0x5fu16.to_le_bytes());
-    tables[2..6].copy_from_slice(&0x7000u32.to_le_bytes());
-    tables[0x10..0x12].copy_from_slice(&0xfffu16.to_le_bytes());
-    tables[0x12..0x16].copy_from_slice(&0x8000u32.to_le_bytes());
-    p.pieces.extend([(CODE, first), (CODE_2, second), (TRAMPOLINE, trampoline()), (TABLES, tables)]);
+    p.pieces.extend([(CODE, first), (CODE_2, second)]);
+    p.pieces.extend(trampoline_pieces());
     p.slices = (0..120u64).map(|n| (n as usize & 1, 7 + (n * 29) % 31)).collect();
     p
 }
