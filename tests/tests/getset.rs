@@ -3,7 +3,8 @@
 use softkvm_tests::fuzz::Fuzzer;
 use softkvm_tests::getset::machine::{Machine, Pace, Plan, Stop};
 use softkvm_tests::getset::saved::Order;
-use softkvm_tests::getset::{Window, check, compare, guests, process};
+use softkvm_tests::getset::{Window, boot, check, compare, guests, process};
+use softkvm_tests::{program, skip};
 use std::sync::Arc;
 
 fn holds(plan: &Plan, window: Window) {
@@ -25,6 +26,25 @@ const ALL: Window = Window { slice: 0, stride: 1, boundaries: 4000 };
 #[test]
 fn the_harness_guest() {
     holds(&guests::harness(200_000), Window { slice: 5, stride: 997, boundaries: 100 });
+}
+
+/// A window in the middle of a kernel's boot.
+#[test]
+fn a_kernel_s_boot() {
+    if boot::image().is_none() {
+        // It fetches the kernel.
+        program::run(&["demo", "--run", "true", "--timeout", "300"]);
+    }
+    let plan = boot::image().and_then(|image| boot::kernel(&image, boot::BEFORE));
+    let Some(plan) = plan else {
+        skip::skip(
+            "getset::a_kernel_s_boot",
+            true,
+            "the Debian kernel is not in the cache and cannot be fetched",
+        );
+        return;
+    };
+    holds(&plan, Window { slice: 1, stride: 90, boundaries: boot::WINDOW / 90 });
 }
 
 fn guest(name: &str, stride: u64) {
@@ -131,16 +151,25 @@ fn random_guests() {
 fn another_process() {
     for (n, plan) in guests::all().into_iter().enumerate() {
         let name = plan.name.clone();
+        let order = if n % 2 == 0 { Order::Qemu } else { Order::Firecracker };
         let plan = Arc::new(plan);
         let mut m = Machine::new(&plan);
-        for _ in 0..150 + 10 * n {
-            if let Stop::Exit(_) = m.go(Pace::Step) {
-                m.complete();
+        let mut left = 150 + 10 * n;
+        let mut steps = 0;
+        while left > 0 {
+            left -= 1;
+            steps += 1;
+            match m.go(Pace::Step) {
+                // One in its first half, of those that are short.
+                Stop::End => (m, left, steps) = (Machine::new(&plan), steps / 2, 0),
+                Stop::Exit(_) => {
+                    m.complete();
+                }
+                _ => {}
             }
         }
         let (saved, before) = (m.save(), m.log.len());
         m.dirty();
-        let order = if n % 2 == 0 { Order::Qemu } else { Order::Firecracker };
         let program = env!("CARGO_BIN_EXE_getset");
         let answer = process::ask(program, &name, &saved, order, &m.outside, &m.position).expect(&name);
         m.finish();

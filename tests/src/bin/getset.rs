@@ -5,6 +5,7 @@
 //! getset --guest NAME [--stride N]       # one of them
 //! getset --random N [--seed S]           # so many random guests
 //! getset --harness N                     # the harness's own guest, one boundary in N
+//! getset --boot [--stride N] [--at M]     # a kernel's boot: a window of 1,000 instructions, after M of them
 //! getset --fields                        # each field of the state lost, and whether that shows
 //! getset --trace N --guest NAME          # where a guest is at its first N boundaries
 //! getset --list                          # the guests' names
@@ -15,7 +16,7 @@
 use softkvm_tests::fuzz::Fuzzer;
 use softkvm_tests::getset::fields::{Loss, lose_each};
 use softkvm_tests::getset::machine::Plan;
-use softkvm_tests::getset::{Outcome, Window, check, guests, process, trace};
+use softkvm_tests::getset::{Outcome, Window, boot, check, guests, process, trace};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -49,9 +50,9 @@ fn main() -> ExitCode {
         let done = process::serve(&plan, &mut std::io::stdin(), &mut std::io::stdout());
         return if done.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    if let Some(n) = number(&words, "--trace") {
+    if let (Some(n), false) = (number(&words, "--trace"), has("--boot")) {
         let wanted = |p: &&Plan| value("--guest").is_none_or(|g| p.name == *g);
-        guests::all().iter().filter(wanted).for_each(|p| trace(p, n));
+        guests::all().iter().filter(wanted).for_each(|p| trace(p, 0, n));
         return ExitCode::SUCCESS;
     }
     if has("--list") {
@@ -66,6 +67,18 @@ fn main() -> ExitCode {
             println!("{:?} {}: {loss:?}", field.id, field.name);
             good &= !matches!(loss, Loss::SameEnd(false));
         }
+    } else if has("--boot") {
+        let Some(image) = boot::image() else {
+            eprintln!("the kernel is not in the cache: run `softkvm demo`");
+            return ExitCode::from(2);
+        };
+        let before = number(&words, "--at").unwrap_or(boot::BEFORE);
+        let Some(plan) = boot::kernel(&image, before) else { return ExitCode::from(2) };
+        if let Some(n) = number(&words, "--trace") {
+            trace(&plan, 1, n);
+            return ExitCode::SUCCESS;
+        }
+        good = report(&plan, Window { slice: 1, stride, boundaries: boot::WINDOW.div_ceil(stride) });
     } else if let Some(n) = number(&words, "--random") {
         let seed = number(&words, "--seed").unwrap_or(1);
         let mut fuzzer = Fuzzer::new();

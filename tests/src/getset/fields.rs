@@ -202,6 +202,9 @@ pub enum Loss {
     Noticed,
 }
 
+/// How often a field is lost in one guest before it counts as one that does not matter there.
+const TRIES: u32 = 30;
+
 /// Loses each field at boundaries of the plans' guests until its loss is noticed.
 pub fn lose_each(plans: &[(Plan, u64)]) -> BTreeMap<Field, Loss> {
     let mut found: BTreeMap<Field, Loss> = fields().into_iter().map(|f| (f, Loss::NotSeen)).collect();
@@ -219,6 +222,7 @@ pub fn lose_each(plans: &[(Plan, u64)]) -> BTreeMap<Field, Loss> {
                 found.entry(Field { id: Id::Msrs, name, at: (index as usize, 8) }).or_insert(Loss::NotSeen);
             }
         }
+        let mut tries: BTreeMap<Field, u32> = BTreeMap::new();
         for boundary in 0u64.. {
             let stop = source.go(Pace::Step);
             if stop == Stop::End {
@@ -233,6 +237,11 @@ pub fn lose_each(plans: &[(Plan, u64)]) -> BTreeMap<Field, Loss> {
             let saved = source.save();
             for (field, loss) in found.iter_mut().filter(|f| *f.1 != Loss::Noticed) {
                 let Some(lost) = without(&saved, &fresh, field) else { continue };
+                let tried = tries.entry(field.clone()).or_default();
+                *tried += 1;
+                if *tried > TRIES {
+                    continue;
+                }
                 let order = if boundary & 1 == 0 { Order::Qemu } else { Order::Firecracker };
                 // KVM_TSC_OFFSET is written in one order, the MSR does in the other.
                 let order = if field.id == Id::TscOffset { Order::Firecracker } else { order };

@@ -84,6 +84,10 @@ pub struct Plan {
     pub by_steps: bool,
     /// At each entry the registers are loaded from the run page (KVM_CAP_SYNC_REGS), as they are.
     pub sync_regs: bool,
+    /// Ports and addresses that are nobody's read as FFH, and not by chance.
+    pub quiet_ports: bool,
+    /// It runs too long for steps from its beginning.
+    pub long: bool,
     /// The memory slot has its dirty log from its creation. Otherwise it gets it afterwards, as for a migration.
     pub born_logged: bool,
 }
@@ -109,6 +113,8 @@ impl Plan {
             slices: vec![(0, instructions)],
             by_steps: false,
             sync_regs: false,
+            quiet_ports: false,
+            long: false,
             born_logged: false,
         }
     }
@@ -338,7 +344,7 @@ impl Machine {
             smram,
             written,
             msr_list: Arc::new(msr_list),
-            outside: Outside::default(),
+            outside: Outside { quiet: plan.quiet_ports, ..Outside::default() },
             position,
             before: None,
             log: Vec::new(),

@@ -16,7 +16,7 @@ pub const PORT_VECTOR: u16 = 0x718;
 /// OUT: an interrupt line of edges: it goes up and down.
 pub const PORT_PULSE: u16 = 0x71c;
 
-/// OUT: an SMI for the vCPU whose number is written. With bit 8: in the place of the next NMI that is asked for.
+/// OUT: an SMI for the vCPU whose number is written. With bit 8: in the place of the second NMI that is asked for from now on.
 pub const PORT_SMI: u16 = 0x720;
 /// OUT: KVM_INTERRUPT with the vector that is written, now, if the guest can take one.
 pub const PORT_VECTOR_NOW: u16 = 0x724;
@@ -70,7 +70,8 @@ pub struct Outside {
     pub(super) next_in: u8,
     pub(super) registers: BTreeMap<u64, u8>,
     pub(super) rom_store: u16,
-    pub(super) smi_with_nmi: bool,
+    pub(super) nmis_to_smi: u8,
+    pub(super) quiet: bool,
     /// Interrupt lines that are held up.
     pub lines: BTreeMap<u32, bool>,
     /// Vectors that wait for KVM_INTERRUPT.
@@ -150,9 +151,11 @@ impl Outside {
                 return Action::Line(gsi, level);
             }
             PORT_PULSE => return Action::Pulse(value & 0xff),
-            PORT_NMI if std::mem::take(&mut self.smi_with_nmi) => return Action::Smi(value),
-            PORT_NMI => return Action::Nmi(value),
-            PORT_SMI if value & 0x100 != 0 => self.smi_with_nmi = true,
+            PORT_NMI => {
+                self.nmis_to_smi = self.nmis_to_smi.wrapping_sub(1);
+                return if self.nmis_to_smi == 0 { Action::Smi(value) } else { Action::Nmi(value) };
+            }
+            PORT_SMI if value & 0x100 != 0 => self.nmis_to_smi = 2,
             PORT_SMI => return Action::Smi(value),
             PORT_VECTOR_NOW => return Action::Interrupt(value as u8),
             PORT_TRIPLE_FAULT => return Action::TripleFault,
@@ -182,6 +185,7 @@ impl Outside {
                 data.copy_from_slice(&checksum(&std::mem::take(&mut self.stream)).to_le_bytes());
             }
             PORT_SUM if data.len() == 2 => data.copy_from_slice(&self.rom_store.to_le_bytes()),
+            _ if self.quiet => data.fill(0xff),
             _ => {
                 for to in data {
                     *to = self.chance() as u8;

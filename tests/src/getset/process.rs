@@ -114,12 +114,28 @@ pub fn serve(plan: &Plan, from: &mut dyn Read, to: &mut dyn Write) -> Option<()>
 impl Outside {
     /// As bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let Outside { asked, echo, stream, next_in, registers, rom_store, smi_with_nmi, lines, vectors } =
-            self;
+        let Outside {
+            asked,
+            echo,
+            stream,
+            next_in,
+            registers,
+            rom_store,
+            nmis_to_smi,
+            quiet,
+            lines,
+            vectors,
+        } = self;
         let mut out = Vec::new();
         row(
             &mut out,
-            &words(&[*asked, u64::from(*next_in), u64::from(*rom_store), u64::from(*smi_with_nmi)]),
+            &words(&[
+                *asked,
+                u64::from(*next_in),
+                u64::from(*rom_store),
+                u64::from(*nmis_to_smi),
+                u64::from(*quiet),
+            ]),
         );
         row(&mut out, echo);
         row(&mut out, stream);
@@ -139,7 +155,8 @@ impl Outside {
             asked: *head.first()?,
             next_in: *head.get(1)? as u8,
             rom_store: *head.get(2)? as u16,
-            smi_with_nmi: *head.get(3)? != 0,
+            nmis_to_smi: *head.get(3)? as u8,
+            quiet: *head.get(4)? != 0,
             echo: take(from)?.to_vec(),
             stream: take(from)?.to_vec(),
             vectors: take(from)?.to_vec(),

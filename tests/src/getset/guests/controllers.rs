@@ -155,13 +155,9 @@ fn apics(b: &mut Blocks) -> Assembled {
     })?;
     b.block(|a| {
         // The local APIC's registers that nobody set so far.
-        for (register, value) in [
-            (0x20u64, 0x0500_0000u32),
-            (0xe0, 0x0fff_ffff),
-            (0xd0, 0x1100_0000),
-            (0x350, 0x1_0745),
-            (0x3e0, 2),
-        ] {
+        for (register, value) in
+            [(0xe0u64, 0x0fff_ffffu32), (0xd0, 0x1100_0000), (0x350, 0x1_0745), (0x3e0, 2)]
+        {
             lapic(a, register, value)?;
         }
         for register in [0x20, 0xa0, 0xc0] {
@@ -210,6 +206,7 @@ fn apics(b: &mut Blocks) -> Assembled {
         a.nop()?;
         wrmsr(a, 0x1b, 0xfee0_0900)?;
         lapic(a, 0xf0, 0x1ff)?;
+        lapic(a, 0x20, 0x0500_0000)?;
         a.nop()
     })
 }
@@ -259,6 +256,7 @@ pub fn model_specific() -> Plan {
             })?;
         }
         b.block(|a| {
+            lapic(a, 0x2f0, 0x1_00f3)?;
             for (index, _) in BY_THE_VMM {
                 a.mov(ecx, *index)?;
                 a.rdmsr()?;

@@ -215,6 +215,20 @@ pub fn real() -> Plan {
             a.mov(sp, STACK as u32)?;
             a.mov(es, ax)
         })?;
+        // Bases of data and of the stack.
+        b.block(|a| {
+            a.mov(ax, 0x10)?;
+            a.mov(ds, ax)?;
+            a.mov(bx, word_ptr(DATA as u32))?;
+            a.mov(ss, ax)?;
+            a.mov(sp, 0xe000)?;
+            a.push(bx)?;
+            a.pop(cx)?;
+            a.xor(ax, ax)?;
+            a.mov(ds, ax)?;
+            a.mov(ss, ax)?;
+            a.mov(sp, STACK as u32)
+        })?;
         // A limit of 4 GiB that stays behind, as "unreal mode" has it.
         b.block(|a| {
             a.mov(eax, cr0)?;
@@ -400,6 +414,14 @@ pub fn pae() -> Plan {
                 a.mov(r, eax)?;
             }
             a.nop()
+        })?;
+        b.block(|a| {
+            a.mov(eax, 0x40)?;
+            a.mov(ss, eax)?;
+            a.nop()?;
+            a.nop()?;
+            a.mov(eax, 0x10)?;
+            a.mov(ss, eax)
         })?;
         b.block(|a| {
             a.mov(eax, 0x38)?;

@@ -112,12 +112,18 @@ fn smis(b: &mut Blocks) -> Assembled {
         a.out(dx, eax)?;
         a.cli()
     })?;
-    // Inside an NMI's handler, which sends it.
+    // Inside an NMI's handler, which asks for it the first and every fourth time.
     b.block(|a| {
+        for _ in 0..2 {
+            out(a, PORT_NMI, 0)?;
+            a.nop()?;
+        }
         out(a, PORT_SMI, 0x100)?;
-        out(a, PORT_NMI, 0)?;
-        a.nop()?;
-        a.nop()
+        for _ in 0..2 {
+            out(a, PORT_NMI, 0)?;
+            a.nop()?;
+        }
+        Ok(())
     })?;
     // From the IOAPIC's pin of the PIT, in HLT: back into HLT, then out of it, by the handler's word.
     b.block(|a| {
@@ -207,9 +213,9 @@ pub fn smm_pair() -> Plan {
             pause(a, 30)?;
             // INIT inside the handler, then SIPI.
             send(a, 1, SMI)?;
-            pause(a, 20)?;
+            pause(a, 8)?;
             send(a, 1, 0x4500)?;
-            pause(a, 70)?;
+            pause(a, 40)?;
             send(a, 1, 0x4600 | (TRAMPOLINE >> 12) as u32)?;
             pause(a, 30)?;
             send(a, 1, SMI)?;
@@ -244,7 +250,7 @@ pub fn smm_pair() -> Plan {
     p.pieces.extend([(CODE, first), (CODE_2, second)]);
     p.pieces.extend(trampoline_pieces());
     p.smram = smram(&slow_handler());
-    p.slices = (0..60u64).map(|n| (n as usize & 1, 7 + (n * 29) % 31)).collect();
+    p.slices = (0..90u64).map(|n| (n as usize & 1, 7 + (n * 29) % 31)).collect();
     p
 }
 
