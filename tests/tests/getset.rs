@@ -1,6 +1,7 @@
 //! GET/SET completeness: a VM saved at any boundary and set down in another goes on as if nothing had happened.
 
 use softkvm_tests::fuzz::Fuzzer;
+use softkvm_tests::getset::fields::{Field, Loss, lose_each, reason};
 use softkvm_tests::getset::machine::{Machine, Pace, Plan, Stop};
 use softkvm_tests::getset::saved::Order;
 use softkvm_tests::getset::{Window, boot, check, compare, guests, process};
@@ -144,6 +145,23 @@ fn random_guests() {
         let plan = guests::random(&mut fuzzer, case);
         holds(&plan, Window { slice: 0, stride: 11, boundaries: 400 });
     }
+}
+
+/// The property can fail: fields are lost on purpose, and each must show, at once or at the end of the run. Few boundaries here: not
+/// every field is seen; the command sees all.
+#[test]
+fn what_is_lost_is_noticed() {
+    let plans: Vec<(Plan, u64)> = guests::all().into_iter().map(|p| (p, 31)).collect();
+    let found = lose_each(&plans);
+    let noticed = found.values().filter(|l| matches!(l, Loss::Noticed | Loss::SameEnd(true))).count();
+    let not: Vec<&Field> = found
+        .iter()
+        .filter(|(field, loss)| **loss == Loss::SameEnd(false) && reason(field).is_none())
+        .map(|f| f.0)
+        .collect();
+    assert_eq!(not, Vec::<&Field>::new(), "lost, and nobody noticed");
+    println!("{noticed} of {} fields", found.len());
+    assert!(noticed > 250, "{noticed} of {} fields", found.len());
 }
 
 /// The state goes to another process as bytes, and the end comes back.

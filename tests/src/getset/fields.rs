@@ -205,6 +205,106 @@ pub enum Loss {
 /// How often a field is lost in one guest before it counts as one that does not matter there.
 const TRIES: u32 = 30;
 
+/// Fields whose loss no run shows, and why. A name that ends in `*` stands for all that begin so.
+const REASONS: &[(Id, &[&str], &str)] = &[
+    (
+        Id::Sregs,
+        &["cs.present", "cs.s", "cs.unusable", "ss.s", "tr.present", "tr.s", "tr.unusable", "ldt.s"],
+        "one value in every state that a processor can be in",
+    ),
+    (
+        Id::Sregs,
+        &["tr.dpl", "tr.db", "tr.l", "tr.type_", "ldt.dpl", "ldt.db", "ldt.l"],
+        "means nothing there; a 64-bit or 32-bit busy TSS",
+    ),
+    (
+        Id::Sregs,
+        &["tr.g", "ldt.g"],
+        "the limit is in bytes, whatever the descriptor said; nobody has one of more than 1 MiB",
+    ),
+    (Id::Sregs, &["ds.l", "es.l", "fs.l", "gs.l", "ss.l"], "no data segment has it"),
+    (
+        Id::Sregs,
+        &[
+            "ds.present",
+            "ds.unusable",
+            "es.present",
+            "es.unusable",
+            "fs.present",
+            "fs.unusable",
+            "gs.present",
+            "gs.unusable",
+            "ss.present",
+            "ss.unusable",
+            "ldt.present",
+            "ldt.unusable",
+        ],
+        "present and unusable say the same; either is enough",
+    ),
+    (Id::Sregs, &["fs.base", "gs.base", "apic_base"], "an MSR carries it again"),
+    (Id::Lapic, &["register 0x30", "register 0xa0"], "read-only: follows from the others"),
+    (Id::Lapic, &["register 0x80"], "CR8 carries it again"),
+    (
+        Id::Lapic,
+        &[
+            "register 0x0",
+            "register 0x10",
+            "register 0x40",
+            "register 0x50",
+            "register 0x60",
+            "register 0x70",
+            "register 0x290",
+            "register 0x2a0",
+            "register 0x2b0",
+            "register 0x2c0",
+            "register 0x2d0",
+            "register 0x2e0",
+            "register 0x3a0",
+            "register 0x3b0",
+            "register 0x3c0",
+            "register 0x3d0",
+            "register 0x3f0",
+        ],
+        "reserved",
+    ),
+    (
+        Id::Lapic,
+        &["register 0x90", "register 0xb0", "register 0xc0"],
+        "arbitration priority, EOI, remote read: hold nothing",
+    ),
+    (
+        Id::Lapic,
+        &["register 0x100", "register 0x180", "register 0x200"],
+        "vectors below 32 are the exceptions'",
+    ),
+    (Id::PicMaster, &["elcr_mask"], "a constant"),
+    (Id::PicSlave, &["elcr_mask"], "a constant"),
+    (Id::PicSlave, &["last_irr"], "the VMM drives its lines again"),
+    (Id::PicMaster, &["last_irr"], "the VMM drives its lines again"),
+    (Id::Ioapic, &["irr"], "the VMM drives its lines again"),
+    (Id::Ioapic, &["base_address"], "it does not move"),
+    (Id::Pit, &["channel0.gate", "channel1.gate"], "wired to 1"),
+    (Id::Pit, &["read_at high"], "no guest runs for 4 s"),
+    (Id::Pit, &["unseen"], "in counted time the PIT is looked at at every boundary"),
+    (Id::Xsave, &["pkru0"], "the host has no protection keys"),
+    (Id::Xsave, &["ymmh*", "k*", "zmm*"], "the host has no such registers"),
+    (Id::Events, &["interrupt.soft"], "KVM_INTERRUPT's are none, and INT n is delivered as it is executed"),
+    (Id::Events, &["nmi.injected"], "its delivery would have to end in an exit"),
+    (Id::Events, &["sipi_vector"], "SIPI is acted on by KVM_GET_MP_STATE; KVM reports none"),
+    (Id::Msrs, &["MSR 0x11", "MSR 0x12"], "kvmclock's old numbers: the new ones carry it again"),
+    (Id::Msrs, &["MSR 0x345", "MSR 0x4b564d07", "MSR 0xda0"], "holds nothing but 0"),
+    (Id::Msrs, &["MSR 0x4d0", "MSR 0x3a", "MSR 0xc001*"], "another vendor's"),
+];
+
+/// Why the loss of a field does not show, if it is known not to.
+pub fn reason(field: &Field) -> Option<&'static str> {
+    let is = |name: &&str| match name.strip_suffix('*') {
+        Some(start) => field.name.starts_with(start),
+        None => field.name == *name,
+    };
+    REASONS.iter().find(|(id, names, _)| *id == field.id && names.iter().any(is)).map(|r| r.2)
+}
+
 /// Loses each field at boundaries of the plans' guests until its loss is noticed.
 pub fn lose_each(plans: &[(Plan, u64)]) -> BTreeMap<Field, Loss> {
     let mut found: BTreeMap<Field, Loss> = fields().into_iter().map(|f| (f, Loss::NotSeen)).collect();

@@ -169,7 +169,12 @@ fn apics(b: &mut Blocks) -> Assembled {
             out(a, PORT_MSI, (0x3b + 0x20 * n) | 1 << 16)?;
         }
         a.mov(eax, 0)?;
-        a.mov(cr8, rax)
+        a.mov(cr8, rax)?;
+        a.sti()?;
+        for _ in 0..4 {
+            a.nop()?;
+        }
+        a.cli()
     })?;
     b.block(|a| {
         // Taken one by one, none ended: the handlers' EOI goes elsewhere in x2APIC mode.
