@@ -66,6 +66,36 @@ def unpack(packages, into, options=()):
             call("dpkg-deb", "-x", file, into)
 
 
+def copy_kernel(unpacked, folder, modules):
+    """A kernel, busybox, and these modules with those that they need, in the order in which they are loaded."""
+    shutil.copy(glob.glob(f"{unpacked}/boot/vmlinuz-*")[0], f"{folder}/vmlinuz")
+    shutil.copy(glob.glob(f"{unpacked}/**/bin/busybox", recursive=True)[0], f"{folder}/busybox")
+    files = {}
+    for file in glob.glob(f"{unpacked}/**/modules/**/*.ko*", recursive=True):
+        files[os.path.basename(file).split(".")[0].replace("-", "_")] = file
+    order = []
+
+    def add(name):
+        if name in order or name not in files:
+            return
+        with open(files[name], "rb") as file:
+            contents = file.read()
+        if files[name].endswith(".xz"):
+            contents = lzma.decompress(contents)
+        # The section .modinfo has strings that end with 0.
+        depends = contents.partition(b"\0depends=")[2].partition(b"\0")[0].decode()
+        for other in filter(None, depends.split(",")):
+            add(other.replace("-", "_"))
+        order.append(name)
+        with open(f"{folder}/{name}.ko", "wb") as file:
+            file.write(contents)
+
+    for name in modules:
+        add(name)
+    with open(f"{folder}/order", "w", encoding="utf-8") as file:
+        file.write("\n".join(order) + "\n")
+
+
 def fetch_guest(folder):
     """Kernel, modules and busybox out of their packages."""
     depends = call("apt-cache", "depends", "linux-image-cloud-amd64").decode()
@@ -74,32 +104,7 @@ def fetch_guest(folder):
         raise Unavailable("no package linux-image-cloud-amd64 in the package lists")
     with tempfile.TemporaryDirectory(dir=cache()) as unpacked:
         unpack([kernel[1], "busybox-static"], unpacked)
-        shutil.copy(glob.glob(f"{unpacked}/boot/vmlinuz-*")[0], f"{folder}/vmlinuz")
-        shutil.copy(glob.glob(f"{unpacked}/**/bin/busybox", recursive=True)[0], f"{folder}/busybox")
-        files = {}
-        for file in glob.glob(f"{unpacked}/**/modules/**/*.ko*", recursive=True):
-            files[os.path.basename(file).split(".")[0].replace("-", "_")] = file
-        order = []
-
-        def add(name):
-            if name in order or name not in files:
-                return
-            with open(files[name], "rb") as file:
-                contents = file.read()
-            if files[name].endswith(".xz"):
-                contents = lzma.decompress(contents)
-            # The section .modinfo has strings that end with 0.
-            depends = contents.partition(b"\0depends=")[2].partition(b"\0")[0].decode()
-            for other in filter(None, depends.split(",")):
-                add(other.replace("-", "_"))
-            order.append(name)
-            with open(f"{folder}/{name}.ko", "wb") as file:
-                file.write(contents)
-
-        for name in MODULES:
-            add(name)
-        with open(f"{folder}/order", "w", encoding="utf-8") as file:
-            file.write("\n".join(order) + "\n")
+        copy_kernel(unpacked, folder, MODULES)
 
 
 class Guest:

@@ -76,25 +76,31 @@ def older():
     return program
 
 
+def backports_lists():
+    """The suite of the release's backports, and the options by which apt's programs use it, with fresh package lists."""
+    with open("/etc/os-release", encoding="utf-8") as file:
+        release = re.search(r"^VERSION_CODENAME=(\w+)", file.read(), re.M)
+    if not release or not os.path.exists(KEYRING):
+        raise Unavailable("this host is not a Debian with backports")
+    suite = f"{release[1]}-backports"
+    apt = os.path.join(cache(), "apt-backports")
+    for place in ("lists/partial", "cache/archives/partial"):
+        os.makedirs(os.path.join(apt, place), exist_ok=True)
+    sources = os.path.join(apt, "sources.list")
+    with open(sources, "w", encoding="utf-8") as file:
+        for name in (release[1], f"{release[1]}-updates", suite):
+            file.write(f"deb [signed-by={KEYRING}] {BACKPORTS} {name} main\n")
+    options = ["-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=-"]
+    options += ["-o", f"Dir::State::Lists={apt}/lists", "-o", f"Dir::Cache={apt}/cache"]
+    call("apt-get", *apt_options(options), "update")
+    return suite, options
+
+
 def backports():
     """The release's backport of a newer QEMU."""
 
     def fill(folder):
-        with open("/etc/os-release", encoding="utf-8") as file:
-            release = re.search(r"^VERSION_CODENAME=(\w+)", file.read(), re.M)
-        if not release or not os.path.exists(KEYRING):
-            raise Unavailable("this host is not a Debian with backports")
-        suite = f"{release[1]}-backports"
-        apt = os.path.join(cache(), "apt-backports")
-        for place in ("lists/partial", "cache/archives/partial"):
-            os.makedirs(os.path.join(apt, place), exist_ok=True)
-        sources = os.path.join(apt, "sources.list")
-        with open(sources, "w", encoding="utf-8") as file:
-            for name in (release[1], f"{release[1]}-updates", suite):
-                file.write(f"deb [signed-by={KEYRING}] {BACKPORTS} {name} main\n")
-        options = ["-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=-"]
-        options += ["-o", f"Dir::State::Lists={apt}/lists", "-o", f"Dir::Cache={apt}/cache"]
-        call("apt-get", *apt_options(options), "update")
+        suite, options = backports_lists()
         plan = call(
             "apt-get", *apt_options(options), "-s", "--no-install-recommends", "-t", suite, "install",
             "qemu-system-x86", "seabios",
