@@ -282,15 +282,12 @@ impl Vcpu {
         if self.events.init_pending && !self.events.smm {
             let sipi = self.events.sipi_vector;
             self.reset(true);
-            let bsp = match self.shared.irq.lapic() {
-                Some(mut l) => {
-                    l.init_reset();
-                    l.config().bsp
-                }
-                None => self.shared.index == 0,
-            };
+            if let Some(mut l) = self.shared.irq.lapic() {
+                l.init_reset();
+            }
             self.events.sipi_vector = sipi;
-            self.events.activity = if bsp { Activity::Runnable } else { Activity::InitReceived };
+            self.events.activity =
+                if self.shared.bootstrap { Activity::Runnable } else { Activity::InitReceived };
         }
         if let Some(vector) = self.events.sipi_vector
             && self.events.activity == Activity::InitReceived

@@ -53,6 +53,7 @@ impl Vcpu {
             let shared = Arc::new(VcpuShared {
                 id,
                 index: vcpus.len(),
+                bootstrap,
                 gate: gate.clone(),
                 irq: Default::default(),
                 stats_sink: Default::default(),
@@ -90,7 +91,7 @@ impl Vcpu {
             dr: [0; 4],
             dr6: Dr6::FIXED,
             dr7: Dr7::FIXED,
-            msr: MsrState::default(),
+            msr: MsrState::at_reset(bootstrap),
             xsave: XsaveImage::reset(),
             pkru: 0,
             native: crate::native::Native::default(),
@@ -141,7 +142,7 @@ impl Vcpu {
         self.dr7 = Dr7::FIXED;
         if !init {
             self.xcr0 = Xcr0::X87;
-            self.msr = MsrState::default();
+            self.msr = MsrState::at_reset(self.shared.bootstrap);
             self.xsave = XsaveImage::reset();
             self.pkru = 0;
         }

@@ -34,6 +34,8 @@ pub struct VcpuShared {
     pub id: u32,
     /// Its place among the VM's vCPUs: how message delivery names it.
     pub index: usize,
+    /// It is the bootstrap processor (KVM_SET_BOOT_CPU_ID).
+    pub bootstrap: bool,
     /// Requests and safe points.
     pub gate: Arc<VcpuGate>,
     /// Local APIC and messages to the processor.

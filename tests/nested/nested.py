@@ -121,6 +121,8 @@ class Nested:
         program = shutil.which(qemu.PROGRAM)
         if not program:
             raise Unavailable(f"no {qemu.PROGRAM} in PATH")
+        if self.args.qemu == "older":
+            program = qemu.older().program
         self.program(f"usr/bin/{qemu.PROGRAM}", program)
         for folder in ("/usr/share/qemu", "/usr/share/seabios"):
             for file in sorted(os.listdir(folder)):
@@ -143,7 +145,8 @@ class Nested:
         for name in ("stdout", "stderr", "status"):
             with open(os.path.join(self.folder, name), "wb"):
                 pass
-        # One thread: all its processors on one of the host's.
+        # QEMU 7.2's TCG leaves wrong flags behind CMPXCHG16B, of which newer kernels die. One thread: all its processors
+        # on one of the host's.
         program, environment = qemu.backports().command()
         command = [*program, "-M", "pc", "-accel", "tcg,thread=single", "-cpu", "max,+svm", "-smp", str(self.args.cpus)]
         command += ["-m", str(self.args.memory), "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"]

@@ -75,7 +75,7 @@ state! {
     /// IA32_XSS.
     xss: u64 = 0,
     /// IA32_APIC_BASE where the local APIC is user space's.
-    apic_base: u64 = 0xfee0_0900,
+    apic_base: u64 = 0xfee0_0800,
     /// IA32_TSC_DEADLINE where the local APIC is user space's.
     tsc_deadline: u64 = 0,
     /// IA32_FEATURE_CONTROL.
@@ -98,8 +98,8 @@ state! {
     mcg_ctl: u64 = 0,
     /// IA32_MCG_EXT_CTL: bit 0, an error may be this processor's alone.
     mcg_ext_ctl: u64 = 0,
-    /// IA32_MCi_CTL, STATUS, ADDR, MISC for each bank. CTL is all ones at reset.
-    mce_banks: [[u64; 4]; MCE_BANKS] = [[!0, 0, 0, 0]; MCE_BANKS],
+    /// IA32_MCi_CTL, STATUS, ADDR, MISC for each bank. KVM_X86_SETUP_MCE enables all errors.
+    mce_banks: [[u64; 4]; MCE_BANKS] = [[0; 4]; MCE_BANKS],
     /// IA32_MCi_CTL2.
     mci_ctl2: [u64; MCE_BANKS] = [0; MCE_BANKS],
     /// IA32_MTRR_PHYSBASEn and PHYSMASKn.
@@ -146,6 +146,14 @@ pub fn find(index: u32) -> Option<&'static Row> {
 /// The indices of a KVM list, in the table's order.
 pub fn index_list(wanted: List) -> Vec<u32> {
     ROWS.iter().filter(|r| r.list == wanted).flat_map(|r| r.first..=r.last).collect()
+}
+
+impl MsrState {
+    /// What a reset leaves: IA32_APIC_BASE tells the bootstrap processor (SDM vol. 3A, 10.4.4).
+    pub fn at_reset(bootstrap: bool) -> MsrState {
+        let state = MsrState::default();
+        MsrState { apic_base: state.apic_base | u64::from(bootstrap) << 8, ..state }
+    }
 }
 
 impl Vcpu {

@@ -453,24 +453,30 @@ fn msr_lists() {
     assert!(facts.is_empty(), "SYSENTER is state");
 }
 
-/// KVM_X86_SET_MCE by its ioctl.
+/// KVM_X86_SETUP_MCE and KVM_X86_SET_MCE by their ioctls.
 #[test]
 fn machine_checks_by_ioctl() {
-    let m = machine(&[0xf4]);
-    let set = |mut mce: kvm_x86_mce| {
+    let mut m = machine(&[0xf4]);
+    let call = |m: &Machine, number, address| {
         let v = crate::dispatch::Object::Vcpu(&m.vcpu);
-        let address = (&raw mut mce) as u64;
-        crate::dispatch::dispatch(v, nr::KVM_X86_SET_MCE, address, &crate::user_mem::OwnMemory).map(|_| ())
+        crate::dispatch::dispatch(v, number, address, &crate::user_mem::OwnMemory).map(|_| ())
     };
+    let set = |m: &Machine, mut mce: kvm_x86_mce| call(m, nr::KVM_X86_SET_MCE, (&raw mut mce) as u64);
     let error = kvm_x86_mce { status: 1 << 63, addr: 0x77, misc: 3, bank: 2, ..Default::default() };
-    assert_eq!(set(error), Ok(()));
+    assert_eq!(set(&m, error), Ok(()));
     assert_eq!((m.msr(0x409), m.msr(0x40a), m.msr(0x40b)), (Some(1 << 63), Some(0x77), Some(3)));
     let invalid = kvm_api::errno::Errno::EINVAL;
-    assert_eq!(set(kvm_x86_mce { bank: 32, ..error }), Err(invalid));
-    assert_eq!(set(kvm_x86_mce { status: 0, ..error }), Err(invalid));
-    // Uncorrected, and CR4.MCE is clear: the guest is shut down.
-    assert_eq!(set(kvm_x86_mce { status: 7 << 61, mcg_status: 4, ..error }), Ok(()));
-    let mut m = m;
+    assert_eq!(set(&m, kvm_x86_mce { bank: 32, ..error }), Err(invalid));
+    assert_eq!(set(&m, kvm_x86_mce { status: 0, ..error }), Err(invalid));
+    // Uncorrected errors are nothing to a bank that is not enabled.
+    let uncorrected = kvm_x86_mce { status: 7 << 61, mcg_status: 4, ..error };
+    assert_eq!(set(&m, uncorrected), Ok(()));
+    assert_eq!((m.msr(0x408), m.msr(0x409)), (Some(0), Some(1 << 63)));
+    // Once it is: CR4.MCE is clear, and the guest is shut down.
+    let mut banks = 32u64;
+    assert_eq!(call(&m, nr::KVM_X86_SETUP_MCE, (&raw mut banks) as u64), Ok(()));
+    assert_eq!(m.msr(0x408), Some(u64::MAX));
+    assert_eq!(set(&m, uncorrected), Ok(()));
     assert_eq!(m.run(), KVM_EXIT_SHUTDOWN);
 }
 

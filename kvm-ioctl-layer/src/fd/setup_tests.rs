@@ -30,6 +30,23 @@ fn the_boot_processors_id() {
     vm.enable_cap(&cap(KVM_CAP_MAX_VCPU_ID, 4)).unwrap();
     assert_eq!(errno(vm.set_boot_cpu_id(5)), libc::EINVAL);
     vm.set_boot_cpu_id(3).unwrap();
+    // IA32_APIC_BASE tells, where the local APIC is user space's too.
+    for (id, base) in [(0, 0xfee0_0800), (3, 0xfee0_0900), (1, 0xfee0_0800)] {
+        assert_eq!(vm.create_vcpu(id).unwrap().get_sregs().unwrap().apic_base, base, "{id}");
+    }
+}
+
+/// A vCPU that has run keeps its feature MSRs, but for the microcode's revision.
+#[test]
+fn features_are_fixed_once_run() {
+    const IA32_BIOS_SIGN_ID: u32 = 0x8b;
+    const IA32_ARCH_CAPABILITIES: u32 = 0x10a;
+    let mut g = Guest::new(&[0xf4]);
+    assert_eq!(set_msr(&g.vcpu, IA32_ARCH_CAPABILITIES, 1), 1);
+    assert!(matches!(g.vcpu.run().unwrap(), VcpuExit::Hlt));
+    assert_eq!(set_msr(&g.vcpu, IA32_ARCH_CAPABILITIES, 1), 1);
+    assert_eq!(set_msr(&g.vcpu, IA32_ARCH_CAPABILITIES, 0), 0);
+    assert_eq!(set_msr(&g.vcpu, IA32_BIOS_SIGN_ID, 7 << 32), 1);
 }
 
 /// vCPUs of a VM with a frequency of its own come out equal, whichever of them was written before the others existed.

@@ -17,7 +17,14 @@ pub fn feature_indices() -> Vec<u32> {
     index_list(List::Feature)
 }
 
-/// A feature MSR's value: what a fresh vCPU has.
+/// Whether a register is listed for a whole snapshot's sake, and not in KVM's lists (docs/deviations.md).
+fn ours_alone(index: u32) -> bool {
+    use msr::{IA32_APIC_BASE, IA32_DEBUGCTL, IA32_EFER, IA32_FS_BASE, IA32_GS_BASE, IA32_PAT};
+    matches!(index, IA32_APIC_BASE | IA32_DEBUGCTL | IA32_EFER | IA32_FS_BASE | IA32_GS_BASE)
+        || (msr::IA32_MTRR_PHYSBASE0..=msr::IA32_MTRR_DEF_TYPE).contains(&index) && index != IA32_PAT
+}
+
+/// A feature MSR's value: what a fresh vCPU has. Another register that KVM_GET_MSR_INDEX_LIST names is 0, as in KVM.
 pub fn feature(index: u32) -> Option<u64> {
     static VALUES: OnceLock<Vec<(u32, u64)>> = OnceLock::new();
     let values = VALUES.get_or_init(|| {
@@ -27,7 +34,13 @@ pub fn feature(index: u32) -> Option<u64> {
         vm.world().unregister(&vcpu.shared.gate);
         all
     });
-    values.iter().find(|v| v.0 == index).map(|v| v.1)
+    let value = values.iter().find(|v| v.0 == index).map(|v| v.1);
+    value.or_else(|| (indices().contains(&index) && !ours_alone(index)).then_some(0))
+}
+
+/// Whether a vCPU that has run keeps the register as it is. The microcode's revision may change.
+pub fn fixed_once_run(index: u32) -> bool {
+    index != msr::IA32_BIOS_SIGN_ID && feature_indices().contains(&index)
 }
 
 /// One MSR for KVM_GET_MSRS; `None` ends the list.

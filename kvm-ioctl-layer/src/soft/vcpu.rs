@@ -296,8 +296,16 @@ impl Vcpu for SoftVcpu {
     }
 
     fn set_msrs(&mut self, entries: &[kvm_msr_entry]) -> Result<usize> {
+        let has_run = self.has_run;
         let v = self.core();
-        Ok(entries.iter().position(|e| !msr::set(v, e.index, e.data)).unwrap_or(entries.len()))
+        let mut refused = |e: &kvm_msr_entry| {
+            if has_run && msr::fixed_once_run(e.index) {
+                // What it holds already may be written.
+                return msr::get(v, e.index) != Some(e.data);
+            }
+            !msr::set(v, e.index, e.data)
+        };
+        Ok(entries.iter().position(&mut refused).unwrap_or(entries.len()))
     }
 
     fn set_cpuid2(&mut self, entries: &[kvm_cpuid_entry2]) -> Result {

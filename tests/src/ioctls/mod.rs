@@ -5,6 +5,7 @@
 //! result, and the bytes that the call has stored where they are the same on every machine. `tests/tests/ioctl_results.rs`
 //! compares the lines.
 
+pub mod deviations;
 pub mod front;
 pub mod kernel;
 mod numbers;

@@ -4,6 +4,7 @@ use super::Session;
 use super::front::Fd;
 use kvm_api::nr::*;
 use kvm_api::uapi::*;
+use kvm_ioctl_layer::user_mem::{bytes_of, from_bytes};
 
 /// Control registers, bit by bit, in three modes; and what a successful call leaves.
 pub fn sregs(s: &mut Session<'_>) {
@@ -74,11 +75,30 @@ pub fn sregs(s: &mut Session<'_>) {
 
 /// A processor as KVM_GET_SUPPORTED_CPUID offers it.
 pub fn set_cpuid(s: &mut Session<'_>, vcpu: Fd) {
-    let system = s.system();
-    let at = s.put(4096, &250u32.to_le_bytes());
-    s.quietly(system, KVM_GET_SUPPORTED_CPUID, at);
+    let at = offered_cpuid(s);
     s.quietly(vcpu, KVM_SET_CPUID2, at);
+}
+
+/// The address of what KVM_GET_SUPPORTED_CPUID offers, without what depends on the host's processor and shows in control
+/// registers: the width of physical addresses, PCID, PKU, LA57.
+pub fn offered_cpuid(s: &mut Session<'_>) -> u64 {
+    const ROOM: u32 = 250;
+    let system = s.system();
+    let at = s.put(4096, &ROOM.to_le_bytes());
+    s.quietly(system, KVM_GET_SUPPORTED_CPUID, at);
     s.close(system);
+    for n in 0..u64::from(ROOM) {
+        let place = 4096 + 8 + n * size_of::<kvm_cpuid_entry2>() as u64;
+        let mut row: kvm_cpuid_entry2 = from_bytes(&s.take(place, size_of::<kvm_cpuid_entry2>()));
+        match (row.function, row.index) {
+            (1, _) => row.ecx &= !(1 << 17),
+            (7, 0) => row.ecx &= !(1 << 3 | 1 << 4 | 1 << 16),
+            (0x8000_0008, _) => row.eax = 0x3028,
+            _ => continue,
+        }
+        s.put(place, bytes_of(&row));
+    }
+    at
 }
 
 /// KVM_GET_VCPU_EVENTS, without the details of what is not there.
@@ -94,7 +114,7 @@ fn events_back(s: &mut Session<'_>, name: &str, vcpu: Fd) {
     if e.interrupt.injected == 0 {
         (e.interrupt.nr, e.interrupt.soft) = (0, 0);
     }
-    s.observe_bytes(name, kvm_ioctl_layer::user_mem::bytes_of(&e));
+    s.observe_bytes(name, bytes_of(&e));
 }
 
 /// KVM_SET_VCPU_EVENTS: flags, vectors, combinations; with and without the capabilities that add fields.
@@ -179,7 +199,8 @@ pub fn events(s: &mut Session<'_>) {
                 }
                 s.pass(&format!("{caps}: {name}"), vcpu, KVM_SET_VCPU_EVENTS, &e);
                 events_back(s, &format!("{caps}: {name}, back"), vcpu);
-                s.pass(&format!("{caps}: after {name}"), vcpu, KVM_SET_VCPU_EVENTS, &base);
+                let none = kvm_vcpu_events { flags: KVM_VCPUEVENT_VALID_SHADOW, ..base };
+                s.pass(&format!("{caps}: after {name}"), vcpu, KVM_SET_VCPU_EVENTS, &none);
             }
         }
     }
@@ -369,86 +390,117 @@ pub fn msrs(s: &mut Session<'_>) {
     s.put(s.pages.len() - 24, &list(&[(0x174, 0), (0x175, 0)])[..24]);
     s.number("goes on in read-only memory", vcpu, KVM_GET_MSRS, at);
     s.number("is set from there", vcpu, KVM_SET_MSRS, at);
-    // What every x86 KVM emulates, with values in and out of range.
-    for index in [
-        0x10,
-        0x11,
-        0x12,
-        0x17,
-        0x1b,
-        0x34,
-        0x3a,
-        0x3b,
-        0x48,
-        0x79,
-        0x8b,
-        0x9e,
-        0xce,
-        0xfe,
-        0x10a,
-        0x10b,
-        0x11e,
-        0x140,
-        0x174,
-        0x175,
-        0x176,
-        0x179,
-        0x17a,
-        0x17b,
-        0x186,
-        0x198,
-        0x199,
-        0x1a0,
-        0x1d9,
-        0x200,
-        0x201,
-        0x250,
-        0x277,
-        0x2ff,
-        0x345,
-        0x400,
-        0x401,
-        0x402,
-        0x480,
-        0x560,
-        0x6e0,
-        0x802,
-        0x830,
-        0xda0,
-        0x4b56_4d00,
-        0x4b56_4d01,
-        0x4b56_4d02,
-        0x4b56_4d03,
-        0x4b56_4d04,
-        0x4b56_4d05,
-        0x4b56_4d06,
-        0x4b56_4d07,
-        0x4b56_4d08,
-        0x4000_0000,
-        0x4000_0001,
-        0xc000_0080,
-        0xc000_0081,
-        0xc000_0082,
-        0xc000_0083,
-        0xc000_0084,
-        0xc000_0100,
-        0xc000_0101,
-        0xc000_0102,
-        0xc000_0103,
-        0xc000_0104,
-        0xc001_0015,
-        0xc001_0117,
-        0xc001_1029,
-        0xffff_ffff,
-    ] {
-        s.pass_bytes(&format!("{index:#x} read"), vcpu, KVM_GET_MSRS, &list(&[(index, 0)]));
+    // With values in and out of range.
+    for index in MSRS {
+        s.pass_bytes(&format!("{index:#x} read"), vcpu, KVM_GET_MSRS, &list(&[(*index, 0)]));
         for value in
-            [0u64, 1, 6, 0x800, 0x1_0000_0001, 0x0008_0000_0000_0000, 0x8000_0000_0000_0000, u64::MAX]
+            [0u64, 1, 6, 0x800, 0x1_0000_0001, 0x0100_0000_0000_0000, 0x8000_0000_0000_0000, u64::MAX]
         {
-            s.pass_bytes(&format!("{index:#x} = {value:#x}"), vcpu, KVM_SET_MSRS, &list(&[(index, value)]));
+            s.pass_bytes(&format!("{index:#x} = {value:#x}"), vcpu, KVM_SET_MSRS, &list(&[(*index, value)]));
+        }
+    }
+    for (name, nr) in [("saved", KVM_GET_MSR_INDEX_LIST), ("a feature", KVM_GET_MSR_FEATURE_INDEX_LIST)] {
+        let system = s.system();
+        let at = s.put(0, &1000u32.to_le_bytes());
+        s.quietly(system, nr, at);
+        let count = u32::from_le_bytes(s.take(0, 4).try_into().expect("four bytes"));
+        let bytes = s.take(4, 4 * count as usize);
+        for index in MSRS {
+            let listed = bytes.chunks(4).any(|b| b == index.to_le_bytes());
+            s.observe(&format!("{index:#x} is {name}"), i64::from(listed));
+        }
+    }
+    // What a fresh processor has; and one of which CPUID says nothing.
+    let vm = s.vm();
+    let (first, second) = (s.vcpu(vm, 0), s.vcpu(vm, 1));
+    set_cpuid(s, second);
+    for (who, vcpu) in [("no cpuid", first), ("the second", second)] {
+        for index in MSRS {
+            let r =
+                s.pass_bytes(&format!("{who}: {index:#x} read"), vcpu, KVM_GET_MSRS, &list(&[(*index, 0)]));
+            // The TSC goes on; and what is refused has no value.
+            let value = if r == 1 && *index != 0x10 { s.take(16, 8) } else { Vec::new() };
+            s.observe_bytes(&format!("{who}: {index:#x} at reset"), &value);
+            for value in [0, 1] {
+                let name = format!("{who}: {index:#x} = {value}");
+                s.pass_bytes(&name, vcpu, KVM_SET_MSRS, &list(&[(*index, value)]));
+            }
         }
     }
 }
+
+/// What every x86 KVM emulates, and some that none does.
+const MSRS: &[u32] = &[
+    0x10,
+    0x11,
+    0x12,
+    0x17,
+    0x1b,
+    0x34,
+    0x3a,
+    0x3b,
+    0x48,
+    0x79,
+    0x8b,
+    0x9e,
+    0xce,
+    0xfe,
+    0x10a,
+    0x10b,
+    0x11e,
+    0x140,
+    0x174,
+    0x175,
+    0x176,
+    0x179,
+    0x17a,
+    0x17b,
+    0x186,
+    0x198,
+    0x199,
+    0x1a0,
+    0x1d9,
+    0x200,
+    0x201,
+    0x250,
+    0x277,
+    0x2ff,
+    0x345,
+    0x400,
+    0x401,
+    0x402,
+    0x480,
+    0x560,
+    0x6e0,
+    0x802,
+    0x830,
+    0xda0,
+    0x4b56_4d00,
+    0x4b56_4d01,
+    0x4b56_4d02,
+    0x4b56_4d03,
+    0x4b56_4d04,
+    0x4b56_4d05,
+    0x4b56_4d06,
+    0x4b56_4d07,
+    0x4b56_4d08,
+    0x4000_0000,
+    0x4000_0001,
+    0xc000_0080,
+    0xc000_0081,
+    0xc000_0082,
+    0xc000_0083,
+    0xc000_0084,
+    0xc000_0100,
+    0xc000_0101,
+    0xc000_0102,
+    0xc000_0103,
+    0xc000_0104,
+    0xc001_0015,
+    0xc001_0117,
+    0xc001_1029,
+    0xffff_ffff,
+];
 
 /// Calls by value and small structures.
 pub fn values(s: &mut Session<'_>) {

@@ -1,7 +1,7 @@
 //! What depends on what came before: CPUID, KVM_RUN, the order of set-up.
 
 use super::Session;
-use super::vcpu::set_cpuid;
+use super::vcpu::{offered_cpuid, set_cpuid};
 use kvm_api::nr::*;
 use kvm_api::uapi::*;
 use kvm_ioctl_layer::user_mem::{OwnMemory, UserMemory};
@@ -148,9 +148,7 @@ pub fn run(s: &mut Session<'_>) {
     let row = kvm_cpuid_entry2 { function: 1, ecx: 1, ..Default::default() };
     s.pass_bytes("another CPUID", vcpu, KVM_SET_CPUID2, &table(&[row]));
     s.pass_bytes("another CPUID, old form", vcpu, KVM_SET_CPUID, &table(&[]));
-    let system = s.system();
-    let at = s.put(4096, &250u32.to_le_bytes());
-    s.quietly(system, KVM_GET_SUPPORTED_CPUID, at);
+    let at = offered_cpuid(s);
     s.number("the same CPUID", vcpu, KVM_SET_CPUID2, at);
     let list =
         [1u32.to_le_bytes().to_vec(), vec![0; 4], 0x10au32.to_le_bytes().to_vec(), vec![0; 12]].concat();

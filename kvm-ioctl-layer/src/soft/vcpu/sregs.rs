@@ -64,7 +64,7 @@ impl SoftVcpu {
         }
         // A VMM that resets the boot processor by registers alone expects it to run.
         let cs = v.segment(Seg::Cs);
-        if v.shared.index == 0
+        if v.shared.bootstrap
             && cs.selector.0 == 0xf000
             && cs.base == 0xffff_0000
             && v.hot.regs[RIP] == 0xfff0
