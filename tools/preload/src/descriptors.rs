@@ -43,8 +43,8 @@ pub fn note(fd: i32) {
     }
 }
 
-/// A number is closed, or stands for something else now.
-pub fn forget(fd: i32) {
+/// A number turned out to stand for something else now. Closing does not: it may be a child's, made by vfork, with these bits shared.
+fn forget(fd: i32) {
     if let Some((w, bit)) = word(fd).filter(|(w, bit)| w.load(Relaxed) & bit != 0) {
         w.fetch_and(!bit, SeqCst);
     }

@@ -96,10 +96,8 @@ pub unsafe fn intercept(nr: i64, a: [u64; 6]) -> i64 {
             }
             let replaces = raw::identity(new).is_some_and(registry::may_be);
             let r = native();
-            match r >= 0 && descriptors::noted(fd) {
-                true => descriptors::note(new),
-                false if r >= 0 => descriptors::forget(new),
-                false => {}
+            if r >= 0 && descriptors::noted(fd) {
+                descriptors::note(new);
             }
             if replaces && r >= 0 {
                 inside::within(registry::closed);

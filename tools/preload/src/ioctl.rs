@@ -153,7 +153,6 @@ pub fn open_system(flags: i32) -> i64 {
 
 /// close: ours are asked afterwards whether somebody still refers to them.
 pub fn close(fd: i32) -> i64 {
-    crate::descriptors::forget(fd);
     let ours = raw::identity(fd).is_some_and(registry::may_be);
     if !ours {
         // SAFETY: a number only.
