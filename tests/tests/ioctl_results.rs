@@ -34,7 +34,7 @@ fn as_the_host_answers() {
 fn as_kvm_amd_answers() {
     const TEST: &str = "ioctl_results::as_kvm_amd_answers";
     let out = Command::new(root().join("tests/nested/run"))
-        .args(["--timeout", "300", env!("CARGO_BIN_EXE_ioctl_results")])
+        .args(["--timeout", "600", env!("CARGO_BIN_EXE_ioctl_results")])
         .stdin(Stdio::null())
         .output();
     let out = match out {
