@@ -300,7 +300,7 @@ impl Processor {
             v.attend(ATTENTION_CODE);
         }
         if bits.contains(Requests::CLOCK) {
-            v.update_kvmclock();
+            v.update_all_kvmclocks();
         }
         if bits.contains(Requests::EVENT) {
             // Who sends an interrupt may have written code before it, behind our back.

@@ -82,10 +82,12 @@ impl Tsc {
 ///
 /// A VMM writes the same value to each vCPU in turn, and time passes between: taken literally, they would differ for
 /// good. As KVM does, a write that is within a second of what the last written TSC reads by now takes over its offset.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TscSync {
     last: Option<LastWrite>,
     user_wrote: bool,
+    /// Offset and frequency of each vCPU's, as user space left them: what a guest writes is its own affair.
+    left: Vec<Option<(u64, u32)>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -123,6 +125,20 @@ impl TscSync {
         let value = tsc.read(host_tsc);
         self.last = Some(LastWrite { ns: now_ns, value, khz: tsc.khz, offset: tsc.offset });
         matched.is_some()
+    }
+
+    /// User space is done with a vCPU's TSC.
+    pub fn leave(&mut self, vcpu: usize, tsc: &Tsc) {
+        if self.left.len() <= vcpu {
+            self.left.resize(vcpu + 1, None);
+        }
+        self.left[vcpu] = Some((tsc.offset, tsc.khz));
+    }
+
+    /// Whether all vCPUs have one TSC, so that kvmclock may call itself stable (PVCLOCK_TSC_STABLE_BIT).
+    pub fn agree(&self) -> bool {
+        let mut all = self.left.iter().flatten();
+        all.next().is_none_or(|first| all.all(|other| other == first))
     }
 }
 
@@ -192,8 +208,15 @@ mod tests {
         let far = 1_000_000_000_000 + 3 * 2_000_000_000;
         assert!(!sync.write(&mut second, far, host(1_020_000), 1_020_000, true));
         assert_eq!(second.read(host(1_020_000)), far);
+        for (vcpu, tsc, agree) in
+            [(0, &first, true), (1, &second, false), (1, &first, true), (4, &second, false)]
+        {
+            sync.leave(vcpu, tsc);
+            assert_eq!(sync.agree(), agree, "{vcpu}");
+        }
         // So is one at another frequency.
         let mut third = Tsc { khz: KHZ / 2, ..fresh() };
         assert!(!sync.write(&mut third, far, host(1_020_000), 1_020_000, true));
+        assert!(TscSync::default().agree());
     }
 }

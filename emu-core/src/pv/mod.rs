@@ -138,7 +138,7 @@ impl Vcpu {
         self.msr.pv_eoi = 0;
         self.msr.async_pf_en = 0;
         self.msr.async_pf_int = 0;
-        self.clock.system_time = 0;
+        self.forget_kvmclock();
         self.clock.guest_stopped = false;
         self.pv.eoi_vector = None;
         self.pv.stale = false;

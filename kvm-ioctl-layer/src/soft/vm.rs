@@ -465,7 +465,11 @@ impl Vm for SoftVm {
         let host_tsc = self.host_tsc();
         Ok(kvm_clock_data {
             clock: self.core.clock.kvmclock(host_tsc),
-            flags: KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC,
+            flags: if self.core.clock.is_stable() {
+                KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC
+            } else {
+                0
+            },
             realtime: self.core.host.realtime_ns(0),
             host_tsc,
             ..Default::default()
