@@ -8,7 +8,7 @@ use crate::event::Activity;
 use crate::exit::Result;
 use crate::io::Write;
 use crate::irqchip::delivery::{Delivery, LapicBus, deliver};
-use crate::irqchip::lapic::{Accepted, Eoi, Lapic, LapicConfig, LapicEffect};
+use crate::irqchip::lapic::{Accepted, Lapic, LapicConfig, LapicEffect};
 use crate::irqchip::routing::Msi;
 use crate::irqchip::{IrqChip, LineStatus, Outcome, SourceId};
 use crate::quirks::Quirks;
@@ -340,15 +340,12 @@ impl Vcpu {
             LapicEffect::Eoi(eoi) => {
                 let vm = self.vm.clone();
                 let index = self.shared.index;
-                match vm.with_irqchip(|c| (c.is_split(), c.eoi(&eoi), split_wants_eoi(c, &eoi))) {
-                    Some((true, _, wanted)) if eoi.level && wanted => {
+                if let Some((told, outcome)) = vm.with_irqchip(|c| (c.tells_eoi(&eoi), c.eoi(&eoi))) {
+                    if told {
                         self.io.writes.push_back(Write::IoapicEoi { vector: eoi.vector });
                         self.attend(ATTENTION_IO);
                     }
-                    Some((false, outcome, _)) => {
-                        vm.carry_out(outcome, Some(index));
-                    }
-                    _ => {}
+                    vm.carry_out(outcome, Some(index));
                 }
             }
         }
@@ -567,15 +564,4 @@ impl Vcpu {
         self.events.nmi_pending = (self.events.nmi_pending + 1).min(2);
         self.attend(ATTENTION_EVENT);
     }
-}
-
-/// Whether user space's IOAPIC (split irqchip) waits for the EOI of this vector: a level-triggered message of one of its
-/// pins carries it.
-fn split_wants_eoi(chip: &IrqChip, eoi: &Eoi) -> bool {
-    chip.is_split()
-        && eoi.broadcast
-        && chip
-            .routing()
-            .level_messages(crate::irqchip::ioapic::IOAPIC_PINS as u32)
-            .any(|m| m.vector == eoi.vector)
 }

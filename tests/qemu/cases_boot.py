@@ -44,11 +44,7 @@ def boot(run, name, machine, irqchip, cpus):
     disk, digest = run.guest.disk(f"{name}.disk", 32)
     server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    type_ = machine
-    if machine == "microvm" and irqchip == "on":
-        # Its second I/O APIC is QEMU's own, and hears of no EOI where the local APICs are KVM's and not split.
-        type_ = "microvm,ioapic2=off"
-    arguments = ["-M", type_, "-cpu", "host", "-smp", str(cpus), "-m", "256", *devices(machine, disk)]
+    arguments = ["-M", machine, "-cpu", "host", "-smp", str(cpus), "-m", "256", *devices(machine, disk)]
     arguments += run.guest.boot("boot", f"softkvm.port={server.server_address[1]}")
     try:
         with Qemu(run, name, arguments, f"kvm,kernel-irqchip={irqchip}") as vm:

@@ -647,6 +647,18 @@ impl Lapic {
         (self.reg(APIC_SVR) & 0xff) as u8
     }
 
+    /// Vectors that wait or are in service, and came level-triggered.
+    pub fn level_vectors(&self) -> [u64; 4] {
+        let mut vectors = [0; 4];
+        for vector in 0..=u8::MAX {
+            let here = self.vector_bit(APIC_IRR, vector) || self.vector_bit(APIC_ISR, vector);
+            if here && self.vector_bit(APIC_TMR, vector) {
+                vectors[usize::from(vector) / 64] |= 1 << (vector % 64);
+            }
+        }
+        vectors
+    }
+
     /// What an end of interrupt would say now; `None` if nothing is in service.
     pub fn next_eoi(&self) -> Option<Eoi> {
         let vector = self.highest_in_service()?;

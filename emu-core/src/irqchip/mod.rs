@@ -127,6 +127,8 @@ pub struct IrqChip {
     resamplers: Vec<u32>,
     /// See [`Delivery::xapic_broadcast`].
     xapic_broadcast: bool,
+    /// Vectors that user space has sent as level-triggered messages, and whose EOI it waits for.
+    sent_by_user: [u64; 4],
 }
 
 impl IrqChip {
@@ -138,6 +140,7 @@ impl IrqChip {
             routing: Routing::default_irqchip(),
             resamplers: Vec::new(),
             xapic_broadcast: true,
+            sent_by_user: [0; 4],
         }
     }
 
@@ -231,10 +234,16 @@ impl IrqChip {
     }
 
     /// KVM_SIGNAL_MSI. `None` if the address is not valid (EINVAL).
-    pub fn signal_msi(&self, msi: &Msi) -> Option<Delivery> {
+    pub fn signal_msi(&mut self, msi: &Msi) -> Option<Delivery> {
         let x2apic_ids = self.routing.x2apic_ids();
-        msi.is_valid(x2apic_ids)
-            .then(|| Delivery { xapic_broadcast: self.xapic_broadcast, ..msi.delivery(x2apic_ids) })
+        if !msi.is_valid(x2apic_ids) {
+            return None;
+        }
+        let message = Delivery { xapic_broadcast: self.xapic_broadcast, ..msi.delivery(x2apic_ids) };
+        if message.trigger == Trigger::Level {
+            self.sent_by_user[usize::from(message.vector) / 64] |= 1 << (message.vector % 64);
+        }
+        Some(message)
     }
 
     /// The result of a delivery comes back: a level-triggered IOAPIC message that no local APIC took will have no EOI.
@@ -284,12 +293,35 @@ impl IrqChip {
         outcome
     }
 
-    /// Whether anyone but the local APIC has to know of an EOI of this vector: a pin of the IOAPIC has it, here or
-    /// (a level-triggered message) in user space.
+    /// Whether anyone but the local APIC has to know of an EOI of this vector: a pin of the IOAPIC has it, or user space.
     pub fn waits_for_eoi(&self, vector: u8) -> bool {
+        self.chips.as_ref().is_some_and(|chips| chips.ioapic.handles_vector(vector))
+            || self.user_waits_for_eoi(vector)
+    }
+
+    /// Whether user space may have an I/O APIC with this vector: a level-triggered route has it where the I/O APIC is user space's;
+    /// otherwise it came by KVM_SIGNAL_MSI, level-triggered, and no pin of the I/O APIC here has it.
+    fn user_waits_for_eoi(&self, vector: u8) -> bool {
         match &self.chips {
-            Some(chips) => chips.ioapic.handles_vector(vector),
+            Some(chips) => {
+                self.sent_by_user[usize::from(vector) / 64] >> (vector % 64) & 1 != 0
+                    && !chips.ioapic.handles_vector(vector)
+            }
             None => self.routing.level_messages(ioapic::IOAPIC_PINS as u32).any(|m| m.vector == vector),
+        }
+    }
+
+    /// Whether user space is told of this EOI (KVM_EXIT_IOAPIC_EOI). It is, once for a message.
+    pub fn tells_eoi(&mut self, eoi: &Eoi) -> bool {
+        let told = eoi.level && eoi.broadcast && self.user_waits_for_eoi(eoi.vector);
+        self.sent_by_user[usize::from(eoi.vector) / 64] &= !(1 << (eoi.vector % 64));
+        told
+    }
+
+    /// A local APIC was restored (KVM_SET_LAPIC) with these level-triggered vectors: those that no pin here has were user space's.
+    pub fn restored(&mut self, level: [u64; 4]) {
+        for (word, level) in self.sent_by_user.iter_mut().zip(level) {
+            *word |= level;
         }
     }
 

@@ -337,6 +337,35 @@ fn split_irqchip() {
     assert_eq!(chip.eoi(&eoi), Outcome::default());
 }
 
+/// An I/O APIC in user space beside the one here, as QEMU's microvm has it.
+#[test]
+fn user_space_hears_of_its_own_level_messages() {
+    let mut machine = Machine::new(1);
+    let eoi = |vector| Eoi { vector, level: true, broadcast: true };
+    assert!(!machine.chip.tells_eoi(&eoi(0x54)) && !machine.chip.waits_for_eoi(0x54));
+    let send =
+        |chip: &mut IrqChip, data| chip.signal_msi(&Msi { address_lo: 0xfee0_0000, address_hi: 0, data });
+    assert!(send(&mut machine.chip, 0x54).is_some() && !machine.chip.tells_eoi(&eoi(0x54)), "an edge");
+    assert!(send(&mut machine.chip, 0xc054).is_some() && machine.chip.waits_for_eoi(0x54));
+    for other in [eoi(0x55), eoi(0x14), eoi(0x94)] {
+        assert!(!machine.chip.tells_eoi(&other), "{other:?}");
+    }
+    assert!(machine.chip.tells_eoi(&eoi(0x54)), "once");
+    assert!(!machine.chip.tells_eoi(&eoi(0x54)) && !machine.chip.waits_for_eoi(0x54));
+    for other in [Eoi { level: false, ..eoi(0x54) }, Eoi { broadcast: false, ..eoi(0x54) }] {
+        assert!(send(&mut machine.chip, 0xc054).is_some() && !machine.chip.tells_eoi(&other), "{other:?}");
+    }
+    // What waits in a local APIC that is set down in another VM.
+    let message = send(&mut machine.chip, 0xc054).unwrap();
+    deliver(&message, None, &machine.bus);
+    assert_eq!(machine.lapic(0).level_vectors(), [0, 1 << 0x14, 0, 0]);
+    let mut other = IrqChip::full();
+    other.restored(machine.lapic(0).level_vectors());
+    assert!(other.tells_eoi(&eoi(0x54)));
+    machine.redirect(20, 0x8054, 0);
+    assert!(machine.chip.waits_for_eoi(0x54) && !machine.chip.tells_eoi(&eoi(0x54)), "a pin here has it");
+}
+
 #[test]
 fn windows() {
     let chip = IrqChip::full();

@@ -473,12 +473,11 @@ impl Vcpu for SoftVcpu {
         let v = self.core();
         let now = v.device_now();
         let image: [u8; 1024] = from_bytes_1024(k);
-        v.shared
-            .irq
-            .lapic()
-            .ok_or(Errno::EINVAL)?
-            .set_register_page(&image, &now, format)
-            .map_err(|_| Errno::EINVAL)?;
+        let mut lapic = v.shared.irq.lapic().ok_or(Errno::EINVAL)?;
+        lapic.set_register_page(&image, &now, format).map_err(|_| Errno::EINVAL)?;
+        let level = lapic.level_vectors();
+        drop(lapic);
+        v.vm.with_irqchip(|c| c.restored(level));
         v.attend(ATTENTION_EVENT);
         Ok(())
     }
