@@ -5,7 +5,7 @@
 //! at most one event, in the SDM's order of priority (vol. 3A, table 6-2).
 //! *Inside*, it executes decoded blocks until something asks for attention.
 //! Every exit passes here, and every safe point is the boundary between the two.
-//! [`events`] is the one phase, [`execute`] the other.
+//! `run/events.rs` is the one phase, `run/execute.rs` the other.
 
 mod debug;
 mod events;

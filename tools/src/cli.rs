@@ -59,7 +59,7 @@ pub enum Verb {
     /// Boot a Linux kernel
     #[command(after_long_help = EXIT_STATUSES)]
     Run(RunArgs),
-    /// Boot Debian's cloud kernel to a shell; fetches what it needs the first time
+    /// Boot Debian's cloud kernel to a shell; fetches what it needs the first time. The end of a piped input ends the shell
     #[command(after_long_help = EXIT_STATUSES)]
     Demo(DemoArgs),
     /// Start a program that finds the software processor behind /dev/kvm

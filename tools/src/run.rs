@@ -12,12 +12,12 @@ use crate::devices::serial::Sink;
 use crate::machine::boot::KernelImage;
 use crate::machine::{Machine, MachineConfig, MachineReport, Payload};
 use crate::outcome::Failure;
-use crate::terminal::{self, RawTerminal};
+use crate::terminal::{self, InputEnd, RawTerminal};
 
 /// The verb. Returns the exit status.
 pub fn run(args: RunArgs) -> Result<u8, Failure> {
     let payload = linux(&args.kernel, args.initrd.as_deref(), args.cmdline)?;
-    let report = on_terminal(payload, &args.guest)?;
+    let report = on_terminal(payload, &args.guest, InputEnd::Silence)?;
     Ok(conclude(&report, &args.guest))
 }
 
@@ -43,7 +43,7 @@ fn read(path: &Path, option: &str) -> Result<Vec<u8>, Failure> {
 }
 
 /// Runs a guest with its first serial line on the terminal.
-pub fn on_terminal(payload: Payload, guest: &GuestArgs) -> Result<MachineReport, Failure> {
+pub fn on_terminal(payload: Payload, guest: &GuestArgs, end: InputEnd) -> Result<MachineReport, Failure> {
     let console: Sink = Box::new(std::io::stdout());
     let machine = Machine::new(MachineConfig {
         memory: guest.memory_size(),
@@ -54,7 +54,7 @@ pub fn on_terminal(payload: Payload, guest: &GuestArgs) -> Result<MachineReport,
         serial: [Some(console), None, None],
     })?;
     let raw = RawTerminal::enter().map_err(|error| Failure::host("terminal", error))?;
-    terminal::forward_stdin(machine.handle(), raw.is_some())
+    terminal::forward_stdin(machine.handle(), raw.is_some(), end)
         .map_err(|error| Failure::host("console", error))?;
     let report = machine.run(guest.timeout);
     drop(raw);

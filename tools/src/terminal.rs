@@ -7,6 +7,7 @@
 use std::io::Read;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use libc::{c_int, c_void, siginfo_t, termios};
 use vmm_sys_util::signal::register_signal_handler;
@@ -128,15 +129,34 @@ impl Escape {
     }
 }
 
+/// End of transmission: at a terminal, the end of the input.
+const CTRL_D: u8 = 0x04;
+
+/// What the guest hears of the end of a standard input that is no terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputEnd {
+    /// Nothing: no more is typed.
+    Silence,
+    /// Ctrl-D, again and again, as a file says its end to each who reads on: a shell ends, and the next one too.
+    CtrlD,
+}
+
+/// How often. The first ones may come before anybody reads.
+const CTRL_D_PERIOD: Duration = Duration::from_secs(1);
+
 /// Types standard input on the guest's console, in a thread of its own, until the input or the guest ends.
-pub fn forward_stdin(machine: MachineHandle, is_terminal: bool) -> std::io::Result<()> {
+pub fn forward_stdin(machine: MachineHandle, is_terminal: bool, end: InputEnd) -> std::io::Result<()> {
     std::thread::Builder::new().name("console".into()).spawn(move || {
         let mut escape = Escape::default();
         let mut buffer = [0u8; 4096];
         let mut stdin = std::io::stdin().lock();
         loop {
             let length = match stdin.read(&mut buffer) {
-                Ok(0) => return,
+                Ok(0) if is_terminal || end == InputEnd::Silence => return,
+                Ok(0) => loop {
+                    machine.console_input(&[CTRL_D]);
+                    std::thread::sleep(CTRL_D_PERIOD);
+                },
                 Ok(length) => length,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => {

@@ -23,6 +23,7 @@ use crate::devices::serial::Sink;
 use crate::machine::{Machine, MachineConfig, Payload};
 use crate::outcome::{Failure, Outcome, STATUS_HOST, STATUS_OK};
 use crate::run;
+use crate::terminal::InputEnd;
 use cache::GuestFiles;
 use initramfs::Init;
 use marker::MarkerFilter;
@@ -60,7 +61,7 @@ pub fn demo(args: DemoArgs) -> Result<u8, Failure> {
 
 fn run_builtin(guest: &GuestArgs) -> Result<u8, Failure> {
     let program = builtin_guest::program().map_err(|error| Failure::host("built-in guest", error))?;
-    let report = run::on_terminal(Payload::Raw(program), guest)?;
+    let report = run::on_terminal(Payload::Raw(program), guest, InputEnd::Silence)?;
     Ok(run::conclude(&report, guest))
 }
 
@@ -102,7 +103,7 @@ fn memory_for(initrd: u64, wanted: Option<u64>) -> Result<u64, Failure> {
 
 fn run_shell(files: &GuestFiles, root: Option<&Path>, mut guest: GuestArgs) -> Result<u8, Failure> {
     let payload = debian(files, root, &Init::Shell, &mut guest, CMDLINE.into())?;
-    let report = run::on_terminal(payload, &guest)?;
+    let report = run::on_terminal(payload, &guest, InputEnd::CtrlD)?;
     Ok(run::conclude(&report, &guest))
 }
 
