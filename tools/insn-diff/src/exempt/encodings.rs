@@ -14,11 +14,20 @@ pub(super) fn locked_verw(case: &Case) -> bool {
     count != 0 && operand::decode(&without).mnemonic() == Mnemonic::Verw
 }
 
+/// Where a VEX or EVEX prefix may be: behind the prefixes that it allows, and a REX prefix that others follow, which means nothing
+/// (SDM vol. 2A, 2.2.1).
+fn vex_at(case: &Case) -> Option<usize> {
+    let legacy = |byte: u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x67);
+    let rex = |byte: u8| case.bits == Bits::Bits64 && byte & 0xf0 == 0x40;
+    let goes_on = |at: usize| case.bytes.get(at + 1).is_some_and(|&next| legacy(next) || rex(next));
+    let means_nothing = |(at, &byte): (usize, &u8)| legacy(byte) || rex(byte) && goes_on(at);
+    case.bytes.iter().enumerate().position(|at| !means_nothing(at))
+}
+
 /// Whether an instruction is invalid only for VEX.R, X, B or vvvv beside an opmask register, of which there are eight, or for
 /// VEX.W (docs/deviations.md, "reserved VEX bits").
 pub(super) fn reserved_vex_bit(case: &Case, insn: &Instruction) -> bool {
-    let prefix = |byte: &u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x67);
-    let Some(at) = case.bytes.iter().position(|byte| !prefix(byte)) else { return false };
+    let Some(at) = vex_at(case) else { return false };
     let with = |change: &dyn Fn(&mut [u8])| {
         let mut without = case.clone();
         change(&mut without.bytes[at..]);
@@ -48,8 +57,7 @@ pub(super) fn reserved_evex_bit(case: &Case, insn: &Instruction) -> bool {
     const V: u8 = 1 << 3;
     const B: u8 = 1 << 4;
     const Z: u8 = 1 << 7;
-    let prefix = |byte: &u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x67);
-    let Some(at) = case.bytes.iter().position(|byte| !prefix(byte)) else { return false };
+    let Some(at) = vex_at(case) else { return false };
     let (Some(0x62), Some(p2), Some(modrm)) =
         (case.bytes.get(at), case.bytes.get(at + 3), case.bytes.get(at + 5))
     else {

@@ -8,7 +8,7 @@ use crate::image;
 use crate::layout;
 use crate::operand;
 use crate::undefined;
-use iced_x86::{Instruction, Mnemonic as M, Register};
+use iced_x86::{Code, Instruction, Mnemonic as M, Register};
 use std::sync::LazyLock;
 
 /// A case's two outcomes.
@@ -170,6 +170,11 @@ fn compares_strings(p: &Pair<'_>) -> bool {
     p.is(COMPARE_STRINGS) || p.is(&[M::Cmpsd]) && p.insn.is_string_instruction()
 }
 
+/// Operands that a processor may take in parts, each with its own checks.
+fn large_operand(p: &Pair<'_>) -> bool {
+    p.is(STATE_AREAS) || matches!(p.insn.code(), Code::Fld_m80fp | Code::Fstp_m80fp)
+}
+
 /// All of them.
 #[rustfmt::skip]
 pub const SITUATIONS: &[Situation] = &[
@@ -211,10 +216,10 @@ pub const SITUATIONS: &[Situation] = &[
         |p| p.is(MMX_CONVERSIONS) && (p.page_faults() || p.oracle.vector == p.engine.vector
             && p.raised(p.oracle, p.oracle.vector) && p.oracle.error_code == 0)),
     row("which byte in a page of a large operand is touched first", Host::Any, Leave::FaultAddress,
-        |p| p.is(STATE_AREAS) && p.oracle.vector == PF && p.engine.vector == PF
+        |p| large_operand(p) && p.oracle.vector == PF && p.engine.vector == PF
             && p.oracle.cr2.abs_diff(p.engine.cr2) < layout::PAGE),
     row("whether a large operand's limit or its pages are looked at first", Host::Any, Leave::Everything,
-        |p| p.is(STATE_AREAS) && p.both_faulted() && p.oracle.vector != p.engine.vector),
+        |p| large_operand(p) && p.both_faulted() && p.oracle.vector != p.engine.vector),
 
     row("F2H and F3H before LOOPE and LOOPNE are reserved (SDM vol. 2A, 2.1.1), and taken as a condition", Host::Amd, Leave::Everything,
         |p| p.is(&[M::Loope, M::Loopne])
